@@ -38,6 +38,7 @@ from everlearn.version.blobs import blobs_of
 KEPT = 2  # checkpoints
 
 Progress = Callable[[int, PartitionedScores], None]
+Watch = Callable[[Group, Reached], None]
 
 # Settings of parts that a run in partitions does not have; gate, drift and replay have no effect.
 _ABSENT = ("feedback", "decision", "bandit", "log", "limits", "class_weight", "mlflow")
@@ -85,21 +86,24 @@ class PartitionedRun:
             if isinstance(one, Decision) and "barrier" in one.detail
         ]
 
-    def run(self, progress: Progress | None = None) -> dict[str, Any]:
-        """Learn what the stream has after the last checkpoint, and return the report. Raises as `learned` does."""
+    def run(self, progress: Progress | None = None, watch: Watch | None = None) -> dict[str, Any]:
+        """Learn what the stream has after the last checkpoint, and return the report. Raises as `learned` does.
+
+        At each barrier, `progress(row, scores)` and `watch(group, reached)` are called after it was recorded.
+        """
         began, before = time.perf_counter(), sum(self.rows)
         held: list[Reached] = []
 
-        def watch(group: Group, reached: Reached) -> None:
+        def note(group: Group, reached: Reached) -> None:
             held[:] = [reached]
             self._note(reached, group.restarts)
             if progress is not None:
                 progress(reached.barrier.at, self.scores)
+            if watch is not None:
+                watch(group, reached)
 
         dealing, segment = self.origin.dealing, self.spec.metrics.segment
-        _, costs = learned(
-            self.model, self.stream, dealing, self.scores, segment=segment, start=self.start, watch=watch
-        )
+        _, costs = learned(self.model, self.stream, dealing, self.scores, segment=segment, start=self.start, watch=note)
         for reached in held:
             self._save(reached)
         return self._report(costs, sum(self.rows) - before, time.perf_counter() - began)

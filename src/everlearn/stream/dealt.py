@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from everlearn.records import Ints
 from everlearn.schema.segments import segment_names
-from everlearn.stream.sources import Block, Source, Text
+from everlearn.stream.sources import Block, Parquet, Source, Text
 
 Keep = Callable[[Ints, Sequence[str] | None], NDArray[np.bool_]]
 
@@ -39,14 +39,14 @@ class Dealt:
 
     def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the kept rows after the first `after`; a block without any says how far the source was read."""
-        if isinstance(self._source, Text) and not self._key:
-            yield from self._source.kept_blocks(after, size, wanted, lambda positions: self._keep(positions, None))
-            return
-        names = wanted
-        if self._key and wanted is not None and self._key not in wanted:
-            names = [*wanted, self._key]
-        for block in self._source.blocks(after, size, names):
-            yield _kept(block, self._own(block))
+        found: Iterator[Block]
+        if isinstance(self._source, Text | Parquet) and not self._key:
+            found = self._source.kept_blocks(after, size, wanted, lambda positions: self._keep(positions, None))
+        else:
+            more = [self._key] if self._key and wanted is not None and self._key not in wanted else []
+            found = self._source.blocks(after, size, None if wanted is None else [*wanted, *more])
+        for block in found:
+            yield _kept(block, self._own(block)) if len(block.kept) or block.faults else block
 
     def _own(self, block: Block) -> NDArray[np.bool_]:
         """Return which raw rows of a block are kept; an unreadable row has the key ""."""

@@ -49,7 +49,8 @@ class Block:
     def raw(self, row: int) -> str:
         """Return the content of a raw row as text."""
         if self.raws is None:
-            values = {name: columnar.values_of(column[row : row + 1])[0] for name, column in self.columns.items()}
+            place = int(np.searchsorted(self.kept, row))  # `columns` have the kept rows alone
+            values = {name: columnar.values_of(column[place : place + 1])[0] for name, column in self.columns.items()}
             return json.dumps(values, default=str, ensure_ascii=False).encode("utf-8", "replace").decode()
         text = self.raws[row]
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
@@ -122,6 +123,11 @@ def _whole(source: str, before: int, rows: int, columns: Mapping[str, Any]) -> B
     return Block(source, before, rows, np.arange(rows), range(before + 1, before + rows + 1), columns, {})
 
 
+def _unread(source: str, before: int, rows: int) -> Block:
+    """Return a block whose rows were passed over."""
+    return Block(source, before, rows, np.zeros(0, np.int64), range(before + 1, before + rows + 1), {}, {})
+
+
 class Parquet:
     """A Parquet file, read a piece of a row group at a time."""
 
@@ -153,6 +159,12 @@ class Parquet:
 
     def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
+        return self.kept_blocks(after, size, wanted, None)
+
+    def kept_blocks(
+        self, after: int, size: int, wanted: Collection[str] | None, keep: Callable[[Ints], NDArray[np.bool_]] | None
+    ) -> Iterator[Block]:
+        """Yield blocks as `blocks` does; one in which `keep` maps no position to True has no columns."""
         import pyarrow as pa
 
         names = self.names if wanted is None else [name for name in wanted if name in self.names]
@@ -167,7 +179,10 @@ class Parquet:
                 for batch in file.iter_batches(size, row_groups=range(group, len(self._groups)), columns=names):
                     skip = min(max(after - before, 0), len(batch))
                     part = batch.slice(skip)
-                    if len(part):
+                    first = before + skip + 1
+                    if len(part) and keep is not None and not keep(np.arange(first, first + len(part))).any():
+                        yield _unread(self.name, before + skip, len(part))
+                    elif len(part):
                         columns = {name: columnar.native(part.column(name)) for name in part.schema.names}
                         if self._rules > 1:
                             flat = nested.flat_columns(columns)  # which may have more than the wanted parts
@@ -259,7 +274,8 @@ def _text_blocks(
                 kept, columns, faults = reader.parse(texts[cut], wanted)
                 index = np.asarray(kept, np.int64)
             elif not len(own):
-                index, columns, faults = own, {}, {}
+                yield _unread(reader.name, before + start, rows)
+                continue
             else:
                 kept, columns, faults = reader.parse([texts[start + row] for row in own.tolist()], wanted)
                 index = own[np.asarray(kept, np.int64)]

@@ -158,6 +158,9 @@ class Stream:
         rows not read yet, and numbers them from after + 1. Raises `InputError` if the source is damaged.
         """
         for block in self._source.blocks(after, size, self._wanted):
+            if not len(block.kept) and not block.faults:
+                yield Chunk(self._nothing(segment), (), block.before + block.rows)
+                continue
             batch, y, faults = self._encoded(block)
             good = _good(block, faults)
             if not good.all():
@@ -195,6 +198,12 @@ class Stream:
             seconds = {name: column[good] for name, column in moments.items()}
             named = [one for one, keep in zip(persons, good.tolist(), strict=True) if keep]
             yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last, seconds, named)
+
+    def _nothing(self, segment: str) -> Examples:
+        """Return no examples, of the shape of the rows."""
+        batch, _ = self._encoder.columns({name: [] for name in self._encoder.fields}, 0)
+        names = segment_names(None, 0) if segment else None
+        return Examples(batch, np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.int64), names)
 
     def _time(self, name: str) -> Field:
         """Return a column of times, read as a field of times is; `schema.dates` may name it."""

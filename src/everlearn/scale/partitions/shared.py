@@ -24,7 +24,7 @@ class SharedArrays:
     def __init__(self, path: Path, like: Arrays) -> None:
         """Map the file at `path`, and create it if there is none. `like` gives names, shapes and dtypes."""
         offsets, size = {}, 0
-        for name, array in like.items():
+        for name, array in sorted(like.items()):  # restored arrays may come in another order
             offsets[name] = size
             size += -(-array.nbytes // _ALIGNED) * _ALIGNED
         if not path.exists():
