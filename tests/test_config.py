@@ -34,6 +34,7 @@ RECORDS = {
     "judge": spec.JudgeSpec,
     "ask": spec.AskSpec,
     "mlflow": spec.MlflowSpec,
+    "partitions": spec.PartitionSpec,
 }
 
 

@@ -307,6 +307,19 @@ class MlflowSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
     name: str = ""
 
 
+class PartitionSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Learners in several processes, for `everlearn run` on files.
+
+    `count` learners each take their part of the rows, and their models are merged after each `every` rows of the
+    stream, a multiple of `count`. `key` is the column whose values are dealt by a hash, so that the rows of one value
+    are in one partition; "" is the `subject` of the loop, and without one rows are dealt in stretches of neighbours.
+    """
+
+    count: Annotated[int, Meta(ge=1, le=256)] = 1
+    every: Positive = 8192
+    key: str = ""
+
+
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """All settings of a loop.
 
@@ -353,3 +366,4 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     judge: JudgeSpec = JudgeSpec()
     ask: AskSpec = AskSpec()
     mlflow: MlflowSpec = MlflowSpec()
+    partitions: PartitionSpec = PartitionSpec()

@@ -33,6 +33,7 @@ from everlearn.errors import ConfigError, EverlearnError, LogError
 from everlearn.events import has_broker
 from everlearn.events.file import place
 from everlearn.loop.home import held
+from everlearn.loop.journal import check_one_learner
 from everlearn.serve import snapshot
 from everlearn.spec import Spec
 from everlearn.version.blobs import shared_files
@@ -94,6 +95,7 @@ class Server:
         evict: bool = False,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
+        check_one_learner(spec, home)
         if spec.serve.webhook:
             Webhook(spec.serve.webhook, private=spec.serve.private)  # refuses a wrong address now
         self.spec = spec

@@ -29,6 +29,11 @@ def home_of(spec: Spec, path: Path) -> Path:
     from everlearn import config, events
 
     home = config.home(spec, path)
+    if (home / "partitions.sqlite").exists():
+        raise ConfigError(
+            f"{home} is the home of a run in partitions, which has no versions, commands or server; expected that of a "
+            "loop with one learner. Print its report with `everlearn run`"
+        )
     if not events.exists(home, spec.log.url):
         raise ConfigError(f"{home} holds no loop yet; start one with `everlearn run{option(path)}`")
     return home

@@ -221,6 +221,11 @@ def run(
 
         preferences.run(spec, config.home(spec, config_path), where, 1 if epochs is None else epochs, by, as_json)
         return
+    if spec.partitions.count > 1:
+        from everlearn.cli import partitions
+
+        partitions.run(spec, config.home(spec, config_path), where, spec.schema.label, as_json, late)
+        return
     _run(config_path, spec, where, spec.schema.label, as_json, **late)
 
 

@@ -81,9 +81,7 @@ def serve(
     tls = ssl_certfile, ssl_keyfile, ssl_keyfile_password
     if path.is_dir():
         if workers is not None or follow or on:
-            raise ConfigError(
-                "--workers, --follow, --on: got one for a folder of loops; expected --processes. Remove it"
-            )
+            raise ConfigError("--workers, --follow, --on: got one for a folder of loops; expected --processes")
         bounds = Pool(processes or cores(), memory << 20, loop_rate, create)
         start_many(path, bounds, host, port, tls, log_format)
         return

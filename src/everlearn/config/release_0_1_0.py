@@ -92,6 +92,7 @@ DEFAULTS: dict[str, Any] = {
         "traces": "",
     },
     "mlflow": {"uri": "", "name": ""},
+    "partitions": {"count": 1, "every": 8192, "key": ""},
     "judge": dict.fromkeys(("url", "model", "key", "rubric", "function"), "")
     | {"name": "judge", "price": 0.0, "budget": 0.0, "at_once": 4},
     "ask": {"price": 1.0, "budget": 0.0, "both": 0.1, "gold": "", "planted": 0.05, "least": 0.002},

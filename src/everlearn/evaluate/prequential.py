@@ -10,12 +10,14 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group
 
 from everlearn import metrics, report, schema
 from everlearn.errors import ConfigError, InputError
+from everlearn.evaluate import partitioned
 from everlearn.evaluate.scoring import (
     LateRow,
     NaiveScores,
@@ -33,6 +35,7 @@ from everlearn.gate.interval import MeanInterval
 from everlearn.model import Model, own_loss
 from everlearn.records import Examples, Rejected, Task
 from everlearn.report.pictures import NOT_MEASURED
+from everlearn.scale.partitions.dealing import Dealing
 from everlearn.schema import moments
 from everlearn.stream import Stream
 
@@ -129,6 +132,8 @@ def prequential(
     share: float = 0.01,
     window: int = 0,
     fading: float = 0.0,
+    partitions: int = 1,
+    key: str = "",
 ) -> Report:
     """Score each row of a stream before the model learns it, and report the metrics.
 
@@ -144,6 +149,11 @@ def prequential(
     may have River's name, such as "LogLoss". Examples
     have segments if their `segment` is set. With a `window` of rows, or a `fading` factor such as 0.999, the report has
     every metric over that window along the stream, in `windows`.
+
+    With `partitions`, so many processes learn, each its part of the rows, and their models are merged after each 8,192
+    rows. Rows with the same value in the column `key` are in one partition; without a key, neighbouring rows are. The
+    report is over all rows, and the model gets the merged arrays. Labels then come at once: the delay is 0. See
+    docs/how-to/partitions.md.
 
     Raises `ConfigError` if the delay is negative, if neither the model's spec nor the stream gives the task, or for a
     metric, segment, share or window that does not fit.
@@ -168,7 +178,13 @@ def prequential(
     metric = metrics.checked(metric_of(metric), task, own)
     scored = Scored(task, classes, own, share, checked_segment(segment, stream), window_of(window, fading))
     timed = moments.clock(stream.schema) if isinstance(stream, Stream) else None
+    if partitions != 1 or key:
+        timed = None if timed is None else 0  # the columns of the time come back alone
     naive = NaiveScores(task, classes, delay, own, timed)
+    if partitions != 1 or key:
+        _check_undelayed(partitions, delay)
+        dealing = Dealing(count=partitions, key=key)
+        return _in_partitions(model, stream, dealing, partitioned.PartitionedScores(scored, naive), metric, segment)
     pending: deque[LateRow] = deque()
     events, rejected, kept = 0, 0, list[Rejected]()
     began, before = time.perf_counter(), 0
@@ -184,7 +200,7 @@ def prequential(
         late.teach(model)
     seconds = time.perf_counter() - began
     return Report(
-        name=Path(stream.name).name if isinstance(stream, Stream) else str(model.spec.get("family", "model")),
+        name=_name(model, stream),
         task=task,
         delay=delay,
         events=events,
@@ -194,4 +210,47 @@ def prequential(
         metric=metrics.chosen(metric, task, scored.arrays, own),
         **scored.results(),
         **naive.results(),
+    )
+
+
+def _name(model: Model, stream: object) -> str:
+    return Path(stream.name).name if isinstance(stream, Stream) else str(model.spec.get("family", "model"))
+
+
+def _check_undelayed(partitions: int, delay: int) -> None:
+    """Raise ConfigError for late labels in partitions, or a number of partitions out of range."""
+    if not 1 <= partitions <= 256:
+        raise ConfigError(f"partitions: got {partitions}; expected 1 to 256")
+    if delay:
+        raise ConfigError(
+            f"delay: got {delay} rows with {partitions} partitions; expected 0, since each partition has an order of "
+            "its rows. Leave the delay out, or use one partition"
+        )
+
+
+def _in_partitions(
+    model: Model,
+    stream: Stream | Examples | Iterable[Examples],
+    dealing: Dealing,
+    scores: partitioned.PartitionedScores,
+    metric: str,
+    segment: str,
+) -> Report:
+    """Evaluate a model that several processes learn."""
+    every = dealing.every - dealing.every % dealing.count
+    _, costs = partitioned.learned(
+        model, stream, msgspec.structs.replace(dealing, every=every), scores, segment=segment
+    )
+    task = task_of({**(schema.shape(stream.schema) if isinstance(stream, Stream) else {}), **model.spec})[0]
+    return Report(
+        name=_name(model, stream),
+        task=task,
+        delay=0,
+        events=scores.events,
+        events_per_second=costs.rate,
+        rejected=scores.rejected,
+        rejects=tuple(scores.rejects),
+        metric=metrics.chosen(metric, task, scores.scored.arrays, own_loss(model)),
+        **scores.scored.results(),
+        **scores.naive.results(),
     )

@@ -12,8 +12,8 @@ from everlearn import metrics
 from everlearn.errors import ConfigError
 from everlearn.evaluate.windows import Recent, Window
 from everlearn.metrics import baselines, seasonal
-from everlearn.model import Model, bind, build, cut, learn, predict_traced
-from everlearn.records import Examples, Floats, Loss, Rejected, RowTask, Singles, Task
+from everlearn.model import Model, bind, build, copied, cut, learn, predict_traced, prefixed, within
+from everlearn.records import Arrays, Examples, Floats, Loss, Rejected, RowTask, Singles, Task
 from everlearn.schema import moments
 from everlearn.schema.segments import checked
 from everlearn.stream import Stream
@@ -87,6 +87,15 @@ class Scored:
         if self._recent is not None:
             self._recent.add(scores, examples.y, examples.weight, index, known)
 
+    def state(self) -> Arrays:
+        """Return the arrays of the metrics and of the names of segments, but not the rows of a window."""
+        return prefixed("metrics/", self.arrays) | prefixed("table/", self._table.state())
+
+    def load(self, arrays: Arrays) -> None:
+        """Restore the result of `state`."""
+        self.arrays = copied(within(arrays, "metrics/"))
+        self._table.load(within(arrays, "table/"))
+
     def results(self) -> dict[str, Any]:
         """Return fields of the report."""
         return {
@@ -131,6 +140,19 @@ class NaiveScores:
         for arrays, scores in zip(self.measured.values(), answers, strict=True):
             metrics.update(arrays, self._task, scores, examples.y, examples.weight, index, known)
         return known
+
+    def state(self) -> Arrays:
+        """Return all arrays, where no label is still to come."""
+        found = prefixed("known/", self._state) | prefixed("season/", self._season or {})
+        for name, arrays in self.measured.items():
+            found |= prefixed(f"measured/{name}/", arrays)
+        return found
+
+    def load(self, arrays: Arrays) -> None:
+        """Restore the result of `state`."""
+        self._state = copied(within(arrays, "known/"))
+        self._season = None if self._season is None else copied(within(arrays, "season/"))
+        self.measured = {name: copied(within(arrays, f"measured/{name}/")) for name in self.measured}
 
     def results(self) -> dict[str, Any]:
         """Return fields of the report."""

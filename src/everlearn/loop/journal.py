@@ -30,6 +30,7 @@ from everlearn.stream import Stream
 if TYPE_CHECKING:
     from everlearn.bridges.mlflow import Follower
 
+PARTITIONED = "partitions.sqlite"  # the log of a run in partitions, in its home
 READ = 4096  # events read at a time
 
 
@@ -58,6 +59,7 @@ class Journal:
                 "log.encrypt: got true without `subject`; expected the field that says whose data a row is, since each "
                 "subject has a key. Set `subject`, or leave log.encrypt out"
             )
+        check_one_learner(spec, home)
         self.spec = spec
         self.served: Answering | None = None  # replaced whole
         self.seen = 0  # the fold's cursor stays at the last event that changed it
@@ -247,3 +249,18 @@ class Journal:
             self.intake.sources = last[2]["sources"]
             self._saved, self._saved_row = self.fold.monitor.scored, self.fold.cursor["row"]
             self.seen = self.fold.cursor["log"]
+
+
+def check_one_learner(spec: Spec, home: Path) -> None:
+    """Raise ConfigError for settings, or a home, of a run in partitions."""
+    if spec.partitions.count > 1:
+        raise ConfigError(
+            f"partitions.count: got {spec.partitions.count}; a loop that serves, takes feedback or has versions to "
+            "promote or roll back expects 1. Use several learners with `everlearn run` on files, or with "
+            "everlearn.prequential"
+        )
+    if (home / PARTITIONED).exists():
+        raise ConfigError(
+            f"{home} is the home of a run in partitions; expected another folder for a loop with one learner. Set "
+            "`home` to that folder"
+        )

@@ -6,13 +6,14 @@ A source numbers its raw rows from 1, counts bad rows too, and can start after a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn.errors import InputError
 from everlearn.records import Ints
@@ -48,7 +49,8 @@ class Block:
     def raw(self, row: int) -> str:
         """Return the content of a raw row as text."""
         if self.raws is None:
-            values = {name: columnar.values_of(column[row : row + 1])[0] for name, column in self.columns.items()}
+            place = int(np.searchsorted(self.kept, row))  # `columns` have the kept rows alone
+            values = {name: columnar.values_of(column[place : place + 1])[0] for name, column in self.columns.items()}
             return json.dumps(values, default=str, ensure_ascii=False).encode("utf-8", "replace").decode()
         text = self.raws[row]
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
@@ -121,6 +123,11 @@ def _whole(source: str, before: int, rows: int, columns: Mapping[str, Any]) -> B
     return Block(source, before, rows, np.arange(rows), range(before + 1, before + rows + 1), columns, {})
 
 
+def _unread(source: str, before: int, rows: int) -> Block:
+    """Return a block whose rows were passed over."""
+    return Block(source, before, rows, np.zeros(0, np.int64), range(before + 1, before + rows + 1), {}, {})
+
+
 class Parquet:
     """A Parquet file, read a piece of a row group at a time."""
 
@@ -152,6 +159,12 @@ class Parquet:
 
     def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
+        return self.kept_blocks(after, size, wanted, None)
+
+    def kept_blocks(
+        self, after: int, size: int, wanted: Collection[str] | None, keep: Callable[[Ints], NDArray[np.bool_]] | None
+    ) -> Iterator[Block]:
+        """Yield blocks as `blocks` does; one in which `keep` maps no position to True has no columns."""
         import pyarrow as pa
 
         names = self.names if wanted is None else [name for name in wanted if name in self.names]
@@ -166,7 +179,10 @@ class Parquet:
                 for batch in file.iter_batches(size, row_groups=range(group, len(self._groups)), columns=names):
                     skip = min(max(after - before, 0), len(batch))
                     part = batch.slice(skip)
-                    if len(part):
+                    first = before + skip + 1
+                    if len(part) and keep is not None and not keep(np.arange(first, first + len(part))).any():
+                        yield _unread(self.name, before + skip, len(part))
+                    elif len(part):
                         columns = {name: columnar.native(part.column(name)) for name in part.schema.names}
                         if self._rules > 1:
                             flat = nested.flat_columns(columns)  # which may have more than the wanted parts
@@ -217,6 +233,13 @@ class Text:
         with self._reader() as reader:
             yield from _text_blocks(reader, after, size, wanted)
 
+    def kept_blocks(
+        self, after: int, size: int, wanted: Collection[str] | None, keep: Callable[[Ints], NDArray[np.bool_]]
+    ) -> Iterator[Block]:
+        """Yield blocks as `blocks` does, and parse only the rows whose positions `keep` maps to True."""
+        with self._reader() as reader:
+            yield from _text_blocks(reader, after, size, wanted, keep)
+
     def count(self) -> int:
         """Return the number of raw rows."""
         with self._reader() as reader:
@@ -234,14 +257,29 @@ def _reader(file: Bytes, name: str, form: str, ending: str, rules: int) -> RowRe
     return CsvReader(file, name, "\t" if ".tsv" in ending.lower() else "", rules)
 
 
-def _text_blocks(reader: RowReader, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
+def _text_blocks(
+    reader: RowReader,
+    after: int,
+    size: int,
+    wanted: Collection[str] | None,
+    keep: Callable[[Ints], NDArray[np.bool_]] | None = None,
+) -> Iterator[Block]:
     before = 0
     for numbers, texts in reader.records():
         for start in range(min(max(after - before, 0), len(texts)), len(texts), size):
             cut = slice(start, start + size)
-            kept, columns, faults = reader.parse(texts[cut], wanted)
             rows = len(texts[cut])
-            index = np.asarray(kept, np.int64)
+            own = None if keep is None else np.flatnonzero(keep(np.arange(rows) + (before + start + 1)))
+            if own is None or len(own) == rows:
+                kept, columns, faults = reader.parse(texts[cut], wanted)
+                index = np.asarray(kept, np.int64)
+            elif not len(own):
+                yield _unread(reader.name, before + start, rows)
+                continue
+            else:
+                kept, columns, faults = reader.parse([texts[start + row] for row in own.tolist()], wanted)
+                index = own[np.asarray(kept, np.int64)]
+                faults = {int(own[row]): reason for row, reason in faults.items()}
             yield Block(reader.name, before + start, rows, index, numbers[cut], columns, faults, texts[cut])
         before += len(texts)
 

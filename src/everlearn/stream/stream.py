@@ -28,8 +28,9 @@ from everlearn.schema.field import Field
 from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
 from everlearn.spec import Schema
+from everlearn.stream.dealt import Dealt, Keep
 from everlearn.stream.json_values import json_column, records_of
-from everlearn.stream.sources import Beginning, Block, Files, Piped, Source, Table
+from everlearn.stream.sources import Beginning, Block, Files, Parquet, Piped, Source, Table, Text
 
 if TYPE_CHECKING:
     from everlearn.stream.generated.choices import ChoiceGenerator
@@ -116,6 +117,18 @@ class Stream:
         """Return the stream of the first raw rows alone, as the source was before it grew."""
         return Stream(Beginning(self._source, rows), self.schema)
 
+    def dealt(self, keep: Keep, key: str = "") -> Stream:
+        """Return the stream of the rows for which `keep(positions, keys)` is True, at their positions in this one.
+
+        `keys` are the values of the column `key` as text, or None without one.
+        """
+        return Stream(Dealt(self._source, keep, key), self.schema)
+
+    def files(self) -> list[str]:
+        """Return the paths of the files that the stream is read from; empty for any other source."""
+        held = self._source.sources if isinstance(self._source, Files) else [self._source]
+        return [source.name for source in held] if all(isinstance(one, Parquet | Text) for one in held) else []
+
     @cached_property
     def fingerprint(self) -> str:
         """Identifier of the content, 16 hexadecimal digits.
@@ -145,6 +158,9 @@ class Stream:
         rows not read yet, and numbers them from after + 1. Raises `InputError` if the source is damaged.
         """
         for block in self._source.blocks(after, size, self._wanted):
+            if not len(block.kept) and not block.faults:
+                yield Chunk(self._nothing(segment), (), block.before + block.rows)
+                continue
             batch, y, faults = self._encoded(block)
             good = _good(block, faults)
             if not good.all():
@@ -182,6 +198,12 @@ class Stream:
             seconds = {name: column[good] for name, column in moments.items()}
             named = [one for one, keep in zip(persons, good.tolist(), strict=True) if keep]
             yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last, seconds, named)
+
+    def _nothing(self, segment: str) -> Examples:
+        """Return no examples, of the shape of the rows."""
+        batch, _ = self._encoder.columns({name: [] for name in self._encoder.fields}, 0)
+        names = segment_names(None, 0) if segment else None
+        return Examples(batch, np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.int64), names)
 
     def _time(self, name: str) -> Field:
         """Return a column of times, read as a field of times is; `schema.dates` may name it."""

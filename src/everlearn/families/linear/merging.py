@@ -44,13 +44,13 @@ def _opened(chosen: Settings, snapshot: Arrays, moments: Floats) -> Arrays:
     """Return the weights that answer and, of a blend, the differences of its columns, relative to other moments."""
     weights, hashed = snapshot["weights"][0].copy(), snapshot["hashed"][:, :, 0].astype(np.float64)
     if chosen.optimizer != "blend":
-        return _expressed(chosen, snapshot["moments"], moments, weights, hashed)
+        return expressed(chosen, snapshot["moments"], moments, weights, hashed)
     (share, _, scale, _), settled = snapshot["blend"][:COUNTS], snapshot["hashed"][:, :, 2].astype(np.float64)
     apart = weights - snapshot["weights"][1], hashed - settled
     answering = scale * (snapshot["weights"][1] + share * apart[0]), scale * (settled + share * apart[1])
     answering[0][:, -1] += (1.0 - scale) * _prior_scores(chosen, snapshot["blend"])
-    between = _expressed(chosen, snapshot["moments"], moments, *apart, centred=False)
-    return _expressed(chosen, snapshot["moments"], moments, *answering) | prefixed("between/", between)
+    between = expressed(chosen, snapshot["moments"], moments, *apart, centred=False)
+    return expressed(chosen, snapshot["moments"], moments, *answering) | prefixed("between/", between)
 
 
 def _prior_scores(chosen: Settings, blend: Floats) -> Floats:
@@ -91,9 +91,9 @@ def closed(spec: Mapping[str, Any], parents: Sequence[Arrays], shares: Floats, m
     if chosen.optimizer == "ftrl":
         l1, l2 = np.full(chosen.columns, chosen.l1), np.full(chosen.columns, chosen.l2)
         l1[-1] = l2[-1] = 0.0  # the intercept is never penalised
-        weights[1] = _z(chosen, weights[0], weights[1], weights[2], l1, l2)
+        weights[1] = z_of(chosen, weights[0], weights[1], weights[2], l1, l2)
         own = [hashed[:, :, slot].astype(np.float64) for slot in range(3)]
-        hashed[:, :, 1] = _z(chosen, own[0], own[1], own[2], np.float64(chosen.l1), np.float64(chosen.l2))
+        hashed[:, :, 1] = z_of(chosen, own[0], own[1], own[2], np.float64(chosen.l1), np.float64(chosen.l2))
     triples = range(0, len(first["moments"]), 3)  # now, where the block began, and at the checkpoint
     moments = np.concatenate([pooled([parent["moments"][at : at + 3] for parent in parents], shares) for at in triples])
     return {"weights": weights, "hashed": hashed, "moments": moments, "counts": first["counts"].copy(), **optional}
@@ -116,7 +116,7 @@ def fisher(spec: Mapping[str, Any], arrays: Arrays) -> Arrays | None:
     return {"weights": arrays["weights"][slot].copy(), "hashed": hashed[:, :, slot]}
 
 
-def _expressed(
+def expressed(
     chosen: Settings, own: Floats, moments: Floats, weights: Floats, hashed: Floats, centred: bool = True
 ) -> Arrays:
     """Return weights relative to other moments than their own, with the same predictions.
@@ -161,7 +161,7 @@ def _deviations(moments: Floats) -> Floats:
     return found
 
 
-def _z(chosen: Settings, w: Floats, z: Floats, total: Floats, l1: Any, l2: Any) -> Floats:
+def z_of(chosen: Settings, w: Floats, z: Floats, total: Floats, l1: Any, l2: Any) -> Floats:
     """Return the z that gives these weights; where they are 0, the old z within l1."""
     rate = RATES["ftrl"] if chosen.rate is None else chosen.rate
     made = -(w * ((BETA + np.sqrt(total)) / rate + l2) + np.sign(w) * l1)

@@ -23,8 +23,8 @@ LOWEST, HIGHEST, SIDES = range(3)
 USED_PAIRS, HAND, DRAWS, RESETS, SIZES = range(5)
 # the rows of `moments`: of each dense column of the stream
 COUNT, CENTRE, DEVIATIONS, MOMENTS = range(4)
-# settings of kernels
-SEED, PRIOR, DETECTS, QUANTILE, SETTINGS = range(5)
+# settings of kernels; trees FIRST, FIRST + STEP, ... are trained, the others only vote
+SEED, PRIOR, DETECTS, QUANTILE, FIRST, STEP, SETTINGS = range(7)
 # `target`, of numbers
 SEEN_TARGETS, ORIGIN, UNIT, TARGET_MEAN, FLOOR, CEILING, TARGET = range(7)
 # after ADWIN in a row of `windows`, of numbers

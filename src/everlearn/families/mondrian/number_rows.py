@@ -20,6 +20,7 @@ from everlearn.families.mondrian.layout import (
     DETECTS,
     ERRORS,
     ERRORS_SEEN,
+    FIRST,
     FLOOR,
     LOSS,
     NONE,
@@ -28,6 +29,7 @@ from everlearn.families.mondrian.layout import (
     RESETS,
     SEEN_TARGETS,
     SQUARES,
+    STEP,
     TARGET_MEAN,
     UNIT,
     USED_PAIRS,
@@ -213,6 +215,7 @@ def learn_number_rows(
     fills = np.empty((most, lined), np.float32)
     aims, means, votes, numbers = np.zeros(most), np.empty(most), np.empty(most), np.empty(most, np.int64)
     ranges = np.empty((most, len(target)))
+    first, step, none = int(settings[FIRST]), int(settings[STEP]), np.full(most, NONE)
     for start in range(0, n, most):
         held = min(most, n - start)
         votes[:] = 0.0
@@ -231,8 +234,9 @@ def learn_number_rows(
                 for j in range(lined):
                     centres[j] = moments[CENTRE, j]
         for t in range(trees.shape[0]):
+            trained = numbers if t % step == first else none  # a tree of another partition only votes
             learn_number_member(settings, trees, t, nodes, beliefs, counts, boxes, columns, windows, rows, scales,
-                                fills, numbers, start, held, indptr, indices, values, aims, means, weight,
+                                fills, trained, start, held, indptr, indices, values, aims, means, weight,
                                 votes)  # fmt: skip
         for b in range(held):
             finish(votes[b], trees.shape[0], ranges[b], out, start + b)

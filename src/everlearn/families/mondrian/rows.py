@@ -18,9 +18,11 @@ from everlearn.families.mondrian.class_nodes import learn_class
 from everlearn.families.mondrian.columns import gather, measure, prepare
 from everlearn.families.mondrian.layout import (
     DETECTS,
+    FIRST,
     NONE,
     RESETS,
     SIZES,
+    STEP,
     USED_PAIRS,
     WINDOW,
     WINDOW_BUCKETS,
@@ -141,6 +143,7 @@ def learn_rows(
     most = block_rows(width)
     rows, scales = np.empty((most, width), np.float32), np.empty((most, width), np.float32)
     p, votes, numbers = np.empty(classes), np.empty((most, classes)), np.empty(most, np.int64)
+    first, step, none = int(settings[FIRST]), int(settings[STEP]), np.full(most, NONE)
     for start in range(0, n, most):
         held = min(most, n - start)
         votes[:] = 0.0
@@ -154,7 +157,8 @@ def learn_rows(
                 numbers[b] = clock[0]
                 clock[0] += 1
         for t in range(trees.shape[0]):
-            learn_member(settings, trees, t, nodes, beliefs, counts, boxes, columns, windows, rows, scales, numbers,
+            trained = numbers if t % step == first else none  # a tree of another partition only votes
+            learn_member(settings, trees, t, nodes, beliefs, counts, boxes, columns, windows, rows, scales, trained,
                          start, held, indptr, indices, values, y, weight, p, votes)  # fmt: skip
         for b in range(held):
             average(votes, b, trees.shape[0], out, start + b)

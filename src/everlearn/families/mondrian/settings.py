@@ -87,9 +87,9 @@ def sizes(settings: MondrianSettings) -> layout.PoolSizes:
 
 
 def kernel_settings(settings: MondrianSettings) -> Floats:
-    """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.QUANTILE`."""
+    """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.STEP`."""
     found: Floats = np.zeros(layout.SETTINGS)
-    found[[layout.SEED, layout.DETECTS]] = settings.seed, settings.drift
+    found[[layout.SEED, layout.DETECTS, layout.STEP]] = settings.seed, settings.drift, 1.0
     loss = own_loss(settings)
     if loss is None:
         found[layout.PRIOR] = PRIOR / settings.classes

@@ -28,8 +28,9 @@ COUNT, CENTRE, DEVIATIONS, ORIGIN, OTHER, KIND, MOMENTS = range(7)
 CONSTANT, BINARY, NUMERIC = range(3)
 # a prepared row: values less the origin, spread (numeric) or share of the second value (binary), the second value
 VALUE, SPREAD, SECOND, PREPARED = range(4)
-# settings of kernels; BITS is log(1 / delta); QUANTILE is 0 for the squared loss, NORMAL the quantile in deviations
-SEED, GRACE, BITS, TIE, SHRINK, RATE, SHARE, DETECTS, QUANTILE, NORMAL, SETTINGS = range(11)
+# settings of kernels; BITS is log(1 / delta); QUANTILE is 0 for the squared loss, NORMAL the quantile in deviations;
+# trees FIRST, FIRST + STEP, ... are trained, the others only vote
+SEED, GRACE, BITS, TIE, SHRINK, RATE, SHARE, DETECTS, QUANTILE, NORMAL, FIRST, STEP, SETTINGS = range(13)
 
 # trees of numbers: a row of `counts` (float64), and the head of a row of `blocks`; NEXT and VISITS are as above
 NODE_WEIGHT, NODE_MEAN, NODE_SQUARES, NODE_SUMS = range(4)

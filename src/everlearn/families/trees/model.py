@@ -73,6 +73,14 @@ class Trees:
         rows = batches.rows(batch, self._columns)
         return batches.learned(rows, y, weight, self._outputs, self._hashed, self._learn_rows)
 
+    def train_every(self, first: int, step: int) -> None:
+        """Train only the trees `first`, `first` + `step` and so on from now on; the others vote, and stay as they are.
+
+        This is not part of the spec or the arrays: the learner of a partition trains the trees that it owns.
+        """
+        self._settings = self._settings.copy()  # copies of this model share it
+        self._settings[[layout.FIRST, layout.STEP]] = first, step
+
     def operations(self) -> float:
         """Return the operations to predict and learn a row: an estimate from nodes, columns and classes, no clock.
 

@@ -23,12 +23,14 @@ from everlearn.families.trees.columns import count, prepare
 from everlearn.families.trees.layout import (
     BACKGROUND,
     DETECTS,
+    FIRST,
     NONE,
     PREPARED,
     RATE,
     ROOT,
     SEED,
     SIZES,
+    STEP,
     SWAPS,
     TARGET,
     TARGETS,
@@ -200,6 +202,7 @@ def learning(kind: Kind) -> Callable[..., int]:
         most = block_rows(columns)
         rows, votes, targets = np.empty((most, PREPARED, columns)), np.empty((most, width)), np.zeros((most, TARGETS))
         seen, p, numbers = np.empty((PREPARED, drawn)), np.empty((2, width)), np.empty(most, np.int64)
+        first, step, none = int(settings[FIRST]), int(settings[STEP]), np.full(most, NONE)
         for start in range(0, n, most):
             held = min(most, n - start)
             votes[:] = 0.0
@@ -214,8 +217,9 @@ def learning(kind: Kind) -> Callable[..., int]:
                     numbers[b] = clock[0]
                     clock[0] += 1
             for t in range(trees.shape[0]):
+                known = numbers if t % step == first else none  # a tree of another partition only votes
                 learn_member(settings, table, drawn, trees, t, nodes, counts, blocks, choices, windows, rows, targets,
-                             numbers, start, held, indptr, indices, values, weight, seen, p, votes)  # fmt: skip
+                             known, start, held, indptr, indices, values, weight, seen, p, votes)  # fmt: skip
             for b in range(held):
                 finish(votes, b, trees.shape[0], targets, out, start + b)
         return fault

@@ -125,7 +125,7 @@ def sizes(settings: TreeSettings) -> layout.Shapes:
 
 
 def kernel_settings(settings: TreeSettings) -> Floats:
-    """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.DETECTS`."""
+    """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.STEP`."""
     if settings.family == "tree":
         share = 1.0
     elif settings.share is not None:
@@ -136,7 +136,7 @@ def kernel_settings(settings: TreeSettings) -> Floats:
     found[layout.SEED] = settings.seed
     found[[layout.GRACE, layout.BITS, layout.TIE]] = settings.grace, -math.log(settings.delta), TIE
     found[[layout.SHRINK, layout.RATE]] = SHRINK[settings.family], settings.rate or 0.0
-    found[[layout.SHARE, layout.DETECTS]] = share, settings.drift
+    found[[layout.SHARE, layout.DETECTS, layout.STEP]] = share, settings.drift, 1.0
     loss = own_loss(settings)
     if loss is not None and loss.kind != "squared":
         found[layout.QUANTILE] = loss.parameter or 0.5

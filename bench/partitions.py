@@ -1,0 +1,140 @@
+"""Several learners and one: throughput, processor time of each process, and accuracy.
+
+    python bench/partitions.py                     # throughput, then accuracy: about three minutes
+    python bench/partitions.py --only throughput
+    python bench/partitions.py --only accuracy --every 4096 8192 16384
+
+Throughput: the linear model on rows that repeat a stream until there are half a million, read by each learner from the
+encoded rows of its partition, from a CSV file, and from a Parquet file. One learner runs in the same engine, in a
+process of its own. The rate is that after the first barrier, when processes have started and kernels are loaded; CPU
+seconds of each process do not depend on what else the machine does.
+
+Accuracy: prequential, over all rows, beside one learner, on streams with neighbours that are alike (Elec2, covtype) and
+without (SEA, Agrawal, a moving hyperplane), for several distances of merges, and for rows dealt by a hash of a column.
+The streams are read from $EVERLEARN_DATA, or from the folder shared/data beside the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+import everlearn as el
+from everlearn import schema
+from everlearn.evaluate.partitioned import Costs, PartitionedScores, learned
+from everlearn.evaluate.scoring import NaiveScores, Scored, model_of, task_of
+from everlearn.model import own_loss
+from everlearn.records import Examples
+from everlearn.scale.partitions.dealing import Dealing
+from everlearn.stream import Stream
+
+DATA = Path(os.environ.get("EVERLEARN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+ROWS = 500_000
+GENERATED: dict[str, dict[str, Any]] = {
+    "sea": {"drift": "sudden", "concepts": [0, 1, 2], "positions": [33_000, 66_000], "noise": 0.05},
+    "agrawal": {"drift": "gradual", "concepts": [1, 4], "positions": [50_000], "width": 10_000},
+    "hyperplane": {"change": 0.001, "noise": 0.05},
+}
+
+
+def opened(name: str) -> Stream:
+    """Return a stream by its name."""
+    if name in GENERATED:
+        return el.generate(name, 100_000, seed=1, **GENERATED[name])
+    return el.read(DATA / f"{name}.parquet", label="label")
+
+
+def run(family: str, stream: Any, spec: schema.Schema, dealing: Dealing) -> tuple[dict[str, float], Costs]:
+    """Learn a stream in partitions; return the metrics and the costs."""
+    shape = schema.shape(spec)
+    model = model_of(family, shape)
+    task, classes = task_of({**shape, **model.spec})
+    own = own_loss(model)
+    scores = PartitionedScores(Scored(task, classes, own, 0.01, ""), NaiveScores(task, classes, 0, own, None))
+    _, costs = learned(model, stream, dealing, scores)
+    return scores.scored.results()["metrics"], costs
+
+
+def throughput(name: str, best: int) -> None:
+    """Print the rate and the processor time of one and of two learners."""
+    table = pq.read_table(DATA / f"{name}.parquet")
+    whole = pa.concat_tables([table] * -(-ROWS // len(table))).slice(0, ROWS)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / "rows.csv", Path(folder) / "rows.parquet"]
+        pyarrow.csv.write_csv(whole, paths[0])
+        pq.write_table(whole, paths[1])
+        known = el.read(DATA / f"{name}.parquet", label="label").schema
+        encoded: list[Examples] = [chunk.examples for chunk in el.read(paths[1], schema=known).chunks()]
+        for source in ("encoded rows", "csv", "parquet"):
+            rates = {}
+            for count in (1, 2):
+                found = []
+                for _ in range(best):
+                    stream: Any = encoded if source == "encoded rows" else None
+                    if stream is None:
+                        stream = el.read(paths[source == "parquet"], schema=known)
+                    found.append(run("linear", stream, known, Dealing(count=count))[1])
+                costs = max(found, key=lambda one: one.rate)
+                rates[count] = costs.rate
+                each = " and ".join(f"{seconds:.2f}" for seconds in costs.partitions)
+                print(
+                    f"{name:10} {source:12} {count} learner{'s' * (count > 1)}: {costs.rate:10,.0f} rows/s, wall "
+                    f"{costs.wall:.2f} s, CPU of learners {each} s, of the group {costs.own:.2f} s (merging "
+                    f"{costs.merging:.2f} s)",
+                    flush=True,
+                )
+            print(f"{name:10} {source:12} two learners / one: {rates[2] / rates[1]:.2f}", flush=True)
+
+
+def accuracy(family: str, name: str, everies: list[int]) -> None:
+    """Print the accuracy of one learner, and of two and four, beside it."""
+    stream = opened(name)
+    began = time.perf_counter()
+    alone = el.prequential(family, stream).metrics
+    print(f"{name:10} {family:7} one learner: accuracy {alone['accuracy']:.4f}, log loss {alone['log_loss']:.4f}")
+    for label, dealing in _dealings(stream, everies):
+        found, costs = run(family, stream, stream.schema, dealing)
+        apart = found["accuracy"] - alone["accuracy"]
+        print(
+            f"{name:10} {family:7} {label:34} accuracy {found['accuracy']:.4f} ({apart:+.4f}), log loss "
+            f"{found['log_loss']:.4f}, CPU {' '.join(f'{seconds:.2f}' for seconds in costs.partitions)} s",
+            flush=True,
+        )
+    print(f"{name:10} {family:7} {time.perf_counter() - began:.0f} s in all", flush=True)
+
+
+def _dealings(stream: Stream, everies: list[int]) -> Iterator[tuple[str, Dealing]]:
+    for every in everies:
+        yield f"two, merged each {every:,} rows", Dealing(count=2, every=every)
+    yield "four, merged each 8,192 rows", Dealing(count=4)
+    field = next(iter(stream.schema.fields))
+    yield f"two, dealt by a hash of {field}", Dealing(count=2, key=field)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=["throughput", "accuracy"])
+    parser.add_argument("--every", type=int, nargs="*", default=[2048, 8192, 32768])
+    parser.add_argument("--best", type=int, default=3, help="passes of which the quickest counts")
+    chosen = parser.parse_args()
+    if chosen.only != "accuracy":
+        for name in ("elec2", "covtype20k"):
+            throughput(name, chosen.best)
+    if chosen.only != "throughput":
+        for name in ("elec2", "covtype20k", *GENERATED):
+            accuracy("linear", name, chosen.every)
+        for name in ("elec2", "covtype20k"):
+            accuracy("auto", name, [8192])
+
+
+if __name__ == "__main__":
+    main()

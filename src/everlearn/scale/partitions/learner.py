@@ -1,0 +1,123 @@
+"""One learner of a partition: it predicts each of its rows before it learns it, and begins again at each barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from everlearn.merge import partitions
+from everlearn.model import Model, build, copied, cut
+from everlearn.records import Arrays, Examples, Rejected, Singles
+
+
+class Piece(NamedTuple):
+    """Some rows of a partition, in order, the rejected ones among them, and the position of the stream reached."""
+
+    examples: Examples
+    rejected: tuple[Rejected, ...]
+    last: int
+
+
+class Rows:
+    """The rows of one partition, taken up to one position after the other; `ended` once there are no more."""
+
+    def __init__(self, pieces: Iterable[Piece], after: int = 0) -> None:
+        self._pieces: Iterator[Piece] = iter(pieces)
+        self._left: Piece | None = None
+        self.last, self.ended = after, False
+
+    def upto(self, position: int) -> list[Piece]:
+        """Return the rows not taken yet, up to a position of the stream."""
+        found = []
+        while self.last < position and not self.ended:
+            piece = self._left or next(self._pieces, None)
+            self._left = None
+            if piece is None:
+                self.ended = True
+                break
+            if piece.last > position:
+                piece, self._left = _split(piece, position)
+            found.append(piece)
+            self.last = piece.last
+        return found
+
+    def more(self) -> bool:
+        """Return True if rows may be left."""
+        if self._left is None and not self.ended:
+            self._left = next(self._pieces, None)
+            self.ended = self._left is None
+        return not self.ended
+
+
+def _split(piece: Piece, position: int) -> tuple[Piece, Piece]:
+    """Return the rows of a piece up to a position, and the others."""
+    at = int(np.searchsorted(piece.examples.position, position, "right"))
+    before = tuple(row for row in piece.rejected if row.at <= position)
+    first = Piece(cut(piece.examples, 0, at), before, position)
+    rest = cut(piece.examples, at, len(piece.examples.y))
+    return first, Piece(rest, piece.rejected[len(before) :], piece.last)
+
+
+class PartitionLearner:
+    """The model of one partition of `count`, and the rows that it has learned since the last barrier."""
+
+    def __init__(self, spec: Mapping[str, Any], partition: int, count: int) -> None:
+        self._rules = partitions.rules(spec)
+        self._partition, self._count = partition, count
+        self.model: Model = build(spec)
+        self.rows = 0
+
+    def begin(self, arrays: Arrays, local: Arrays | None = None, *, opening: bool = False) -> None:
+        """Begin at merged arrays: after a barrier, or after a restart with the partition's own `local` arrays.
+
+        In the opening the model trains all that it has, afterwards what its partition owns.
+        """
+        kept = self.local() if local is None else local
+        self.model.arrays = copied(arrays) | copied(kept)
+        self._rules.own(self.model, *((0, 1) if opening else (self._partition, self._count)))
+        self.rows = 0
+
+    def local(self) -> Arrays:
+        """Return the arrays that stay with this partition."""
+        spec, arrays = self.model.spec, self.model.arrays
+        return {name: array for name, array in arrays.items() if self._rules.local(spec, name)}
+
+    def learn(self, examples: Examples) -> Singles:
+        """Predict and then learn each row, in order; return the predictions."""
+        scores = self.model.learn(examples.batch, examples.y, examples.weight)
+        self.rows += len(examples.y)
+        return scores
+
+
+def merged(learners: Sequence[PartitionLearner], base: Arrays, *, opening: bool = False) -> Arrays:
+    """Return the arrays of learners at a barrier, merged in the order given.
+
+    All have learned the rows of an `opening`, so their arrays are the same, and those of the first are returned. Raises
+    what `everlearn.merge.partitions.merged` raises.
+    """
+    parts = [learner.model.arrays for learner in learners]
+    if opening:
+        return copied(parts[0])
+    return partitions.merged(learners[0].model.spec, base, parts, [learner.rows for learner in learners])
+
+
+def replayed(
+    spec: Mapping[str, Any], base: Arrays, rows: Sequence[Rows], barriers: Iterable[tuple[Sequence[int], bool]]
+) -> Arrays:
+    """Return the merged arrays after some barriers, learned again in this process.
+
+    `barriers` are (cursors, opening): the positions up to which each partition had taken its rows, and True for the
+    opening. `base` are the arrays before the first, `rows` those of each partition.
+    """
+    learners = [PartitionLearner(spec, partition, len(rows)) for partition in range(len(rows))]
+    for learner in learners:
+        learner.begin(base, {name: base[name] for name in learner.local()}, opening=True)
+    for cursors, opening in barriers:
+        for learner, own, cursor in zip(learners, rows, cursors, strict=True):
+            learner.begin(base, opening=opening)
+            for piece in own.upto(cursor):
+                learner.learn(piece.examples)
+        base = merged(learners, base, opening=opening)
+    return base

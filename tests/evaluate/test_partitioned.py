@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from everlearn import metrics
+from everlearn.errors import ConfigError
+from everlearn.evaluate.partitioned import PartitionedScores, learned
+from everlearn.evaluate.prequential import prequential
+from everlearn.evaluate.scoring import NaiveScores, Scored
+from everlearn.model import build, cut, select
+from everlearn.scale.partitions.dealing import Dealing
+from everlearn.scale.partitions.learner import PartitionLearner, merged
+from tests.support.partitions import BINARY, labelled, learner, same
+
+LINEAR: dict[str, Any] = {"family": "linear", **BINARY}
+EXAMPLES = labelled(1400)
+
+
+def scores() -> PartitionedScores:
+    scored = Scored("binary", 2, None, 0.01, "")
+    return PartitionedScores(scored, NaiveScores("binary", 2, 0, None, None))
+
+
+def test_the_report_is_over_the_predictions_of_all_partitions() -> None:
+    """The oracle predicts the rows of both partitions in this process, and scores them in the order of the stream."""
+    dealing = Dealing(count=2, every=400, opening=200)
+    found, model = scores(), build(LINEAR)
+    barriers, costs = learned(model, EXAMPLES, dealing, found)
+    predicted = np.zeros((1400, 2), np.float32)
+    learners, base, at = [PartitionLearner(LINEAR, p, 2) for p in range(2)], build(LINEAR).arrays, 0
+    for barrier in barriers:
+        part = cut(EXAMPLES, at, barrier.at)
+        owner = dealing.owners(part.position)
+        for p, one in enumerate(learners):
+            one.begin(base, opening=barrier.opening)
+            own = (owner == p) | (owner < 0)
+            predicted[at : barrier.at][own] = one.learn(select(part, own))
+        base, at = merged(learners, base, opening=barrier.opening), barrier.at
+    arrays = metrics.start("binary", 2)
+    known = NaiveScores("binary", 2, 0, None, None).score(EXAMPLES, 0)
+    metrics.update(arrays, "binary", predicted, EXAMPLES.y, EXAMPLES.weight, 0, known)
+    assert found.scored.results()["metrics"] == metrics.report(arrays, "binary")
+    assert same(model.arrays, base)
+    assert len(costs.partitions) == 2
+    assert costs.rows == 1200
+    assert costs.restarts == 0
+
+
+def test_the_state_of_scores_survives() -> None:
+    both, half = scores(), scores()
+    barriers: list[Any] = []
+    learned(
+        build(LINEAR),
+        EXAMPLES,
+        Dealing(count=1, every=400, opening=200),
+        both,
+        watch=lambda _, one: barriers.append(one.scores),
+    )
+    for one in barriers[:2]:
+        half.add(one)
+    again = scores()
+    again.load(*half.state())
+    for one in barriers[2:]:
+        again.add(one)
+    assert again.scored.results()["metrics"] == both.scored.results()["metrics"]
+    assert again.naive.results()["baselines"] == both.naive.results()["baselines"]
+    assert again.events == 1400
+
+
+def test_prequential_takes_partitions() -> None:
+    model = build(LINEAR)
+    report = prequential(model, EXAMPLES, partitions=2)
+    alone = prequential(build(LINEAR), EXAMPLES)
+    assert report.events == 1400
+    assert report.baselines == alone.baselines  # of the same rows in the same order
+    assert abs(report.metrics["accuracy"] - alone.metrics["accuracy"]) < 0.03
+    assert model.arrays["counts"][0] == 1400
+    assert not same(model.arrays, learner(LINEAR, EXAMPLES).arrays)
+
+
+def test_what_partitions_do_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="delay: got 5 rows with 2 partitions; expected 0"):
+        prequential(build(LINEAR), EXAMPLES, delay=5, partitions=2)
+    with pytest.raises(ConfigError, match="partitions: got 0; expected 1 to 256"):
+        prequential(build(LINEAR), EXAMPLES, partitions=0)
+    with pytest.raises(ConfigError, match="got the family 'tree', and a tree is one piece"):
+        prequential(build({"family": "tree", **BINARY}), EXAMPLES, partitions=2)
