@@ -1,5 +1,5 @@
 """Fixtures of the tests in this folder."""
 
-from tests.support.database import endpoint, nats, place, server, stream, url
+from tests.support.database import any_place, azurite, endpoint, nats, place, server, stream, url
 
-__all__ = ["endpoint", "nats", "place", "server", "stream", "url"]
+__all__ = ["any_place", "azurite", "endpoint", "nats", "place", "server", "stream", "url"]
