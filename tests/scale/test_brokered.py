@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -15,10 +16,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 import everlearn as el
+from everlearn import events
 from everlearn.errors import ConfigError, InputError, InUse, LogError
-from everlearn.events import connect, key, row, scan, url_of
+from everlearn.events import Log, connect, key, row, scan, url_of
 from everlearn.loop.backup import backup
 from everlearn.loop.rebuild_home import rebuild_home
 from everlearn.records import Born, Checkpoint, Decision, Event, Example, Label, Payload, Version
@@ -26,6 +30,7 @@ from everlearn.scale.broker import Message, packed
 from everlearn.scale.brokered import BrokeredLog
 from everlearn.spec import LogSpec, Spec
 from everlearn.stream import Stream
+from tests.support.log_model import ListModel
 from tests.support.nats import NatsServers
 from tests.support.payloads import example
 from tests.support.postgres import Server
@@ -159,6 +164,23 @@ def test_processes_share_one_index(opened: Opened, stream: str, tmp_path: Path) 
         assert [id for id in found if id.startswith(f"{number}-")] == [
             f"{number}-{group}-{i}" for group in range(20) for i in range(1 + group % 4)
         ]
+
+
+def test_it_is_a_list_with_keys(nats: NatsServers) -> None:
+    numbers = itertools.count()
+
+    class BrokeredListModel(ListModel):
+        def opened(self, durability: events.Durability = "process") -> Log:
+            if self.stream is None:
+                self.stream = f"{nats.url}/list-{next(numbers)}"
+            return connect(url_of(self.home, self.stream))
+
+    run_state_machine_as_test(
+        BrokeredListModel,
+        settings=settings(
+            max_examples=8, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
 
 
 # ---- the book --------------------------------------------------------------------------------------------------------
