@@ -8,7 +8,8 @@
     │   └── IdTaken       an id that names another record already
     ├── ModelError        a model broke the contract, or arrays do not fit it
     ├── LogError          the event log cannot be read or written
-    │   └── InUse         another process has the loop open
+    │   ├── InUse         another process has the loop open
+    │   └── EventsGone    events of the log are no longer where its broker kept them
     ├── BlobError         a stored snapshot is missing, truncated, tampered with or foreign
     └── MissingExtra      an optional part is required and not installed
 
@@ -56,6 +57,14 @@ class LogError(EverlearnError):
 
 class InUse(LogError):
     """Another process has the loop open."""
+
+
+class EventsGone(LogError):
+    """Events of the log are no longer where its broker kept them. `first` is the first message that still is."""
+
+    def __init__(self, text: str, first: int) -> None:
+        super().__init__(text)
+        self.first = first
 
 
 class BlobError(EverlearnError):

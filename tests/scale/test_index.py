@@ -43,7 +43,7 @@ payloads: st.SearchStrategy[Payload] = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(payloads, max_size=6), max_size=12), st.data())
 def test_it_numbers_first_keys_however_the_messages_were_cut(
     tmp_path_factory: pytest.TempPathFactory, groups: list[list[Payload]], data: st.DataObject

@@ -165,6 +165,35 @@ def test_a_log_whose_next_messages_are_gone_does_not_jump(
         log.read(0)  # indexed before it was gone
 
 
+def test_a_loop_goes_on_after_its_first_decisions_are_gone(
+    mock_kafka: Mock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DESCRIBING", 0.02)
+    mock_kafka.make("forgetful")
+    place = LogSpec(url=f"{mock_kafka.url}/forgetful?{mock_kafka.parameters}")
+    spec = Spec(schema=rows(4).schema, model={"family": "linear"}, log=place, tick=100)
+    long = [Example(f"long {number}", {"x": 0.5, "pad": "x" * 1_000_000}, number % 2) for number in range(8)]
+    with el.open(spec, home=tmp_path / "loop") as loop:
+        loop.learn({"x": 1.0}, 1)
+        for one in long:
+            loop.log.append([one])
+        loop.catch_up()
+        before, decisions = content(loop), loop.decisions()
+    with contextlib.closing(module.connect(place.url)) as broker:
+        assert broker.first() > 4
+    with el.open(spec, home=tmp_path / "loop") as loop:
+        after = content(loop)
+        for part in ("arrays", "versions", "aliases"):
+            assert after[part] == before[part], part
+        assert loop.decisions() == decisions
+        assert loop.log.verify().ok
+        assert loop.log.seals(0, loop.log.end()).keys() == {
+            event.position for event in scan(loop.log, kinds=("decision",))
+        }
+        loop.learn({"x": 1.0}, 1)
+        assert loop.fold.monitor.scored == 10
+
+
 # ---- opening ---------------------------------------------------------------------------------------------------------
 
 

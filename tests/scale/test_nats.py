@@ -47,11 +47,11 @@ def test_messages_come_back_in_order(broker: NatsBroker) -> None:
 
 
 def test_a_message_that_is_sent_again_is_stored_once(broker: NatsBroker) -> None:
-    names = [f"m{number}" for number in range(600)]
-    assert sorted(broker.publish(messages(*names))) == list(range(1, 601))
+    names = [f"m{number}" for number in range(300)]
+    assert sorted(broker.publish(messages(*names))) == list(range(1, 301))
     found = dict(broker.read(0, 1000))
     assert broker.publish(messages("m17")) == [next(at for at, body in found.items() if body == b"m17")]
-    assert broker.end() == len(found) == 600
+    assert broker.end() == len(found) == 300
 
 
 def test_long_reads_are_cut_and_go_on(broker: NatsBroker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_a_full_stream_refuses_events_and_drops_none(nats: NatsServers, stream: 
 
 
 def test_a_server_with_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CONNECT", 1.0)
+    monkeypatch.setattr(module, "_CONNECT", 0.5)
     servers = NatsServers(extra='authorization { users: [ { user: "ml", password: "p@ss" } ] }')
     try:
         host = f"127.0.0.1:{servers.ports[0]}"

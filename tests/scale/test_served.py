@@ -28,7 +28,7 @@ def copy_of(log: LogSpec, home: Path, to: Path) -> Path:
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("engine", ["postgresql", "nats"])
+@pytest.mark.parametrize("engine", ["postgresql", pytest.param("nats", marks=pytest.mark.slow)])
 def test_killed_at_any_moment_under_load(
     request: pytest.FixtureRequest, tmp_path: Path, engine: str, kills: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_killed_at_any_moment_under_load(
         assert got[part] == expected[part], part
 
 
-@pytest.mark.parametrize("engine", ["postgresql", "nats"])
+@pytest.mark.parametrize("engine", ["postgresql", pytest.param("nats", marks=pytest.mark.slow)])
 def test_an_engine_that_goes_away_is_no_answer_and_comes_back(tmp_path: Path, engine: str) -> None:
     database = NatsServers() if engine == "nats" else Server()
     log = LogSpec(url=f"{database.url}/served" if engine == "nats" else database.url)

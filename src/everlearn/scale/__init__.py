@@ -1,7 +1,7 @@
-"""Homes of a loop beyond one folder, on engines that exist.
+"""Places for logs, keys and snapshots beyond one machine, reached by the URL in the settings of a loop.
 
-Each module implements protocols that the loop knows, and is reached by the URL in its settings: `postgres` is a log
-(`everlearn.events.Log`) in a PostgreSQL database, `objects` a store of snapshots (`everlearn.version.blobs.Store`) in
-S3, Google Cloud Storage or Azure. Nothing distributed is written by hand here. Each engine needs an extra, such as
-`everlearn[postgres]`, and is imported only when a URL names it.
+`postgres` holds a log in a PostgreSQL database, `nats` and `kafka` hold the events of one in a broker
+(`everlearn.scale.broker.Broker`), of which `brokered` makes a log, and `objects` a store of snapshots in S3, Google
+Cloud Storage or Azure. `encrypted` encrypts any log with `keys` of subjects. Nothing distributed is written by hand
+here. Each engine needs an extra, such as `everlearn[postgres]`.
 """

@@ -22,12 +22,12 @@ from typing import Self, cast
 from urllib.parse import parse_qsl, urlencode
 
 from everlearn import events
-from everlearn.errors import ConfigError, LogError
+from everlearn.errors import ConfigError, EventsGone, LogError
 from everlearn.events import ChainCheck, Log, Row, key, row, scan
 from everlearn.events.rows import check_agreement, check_kinds, decode, events_of
 from everlearn.records import Event, Payload
 from everlearn.scale.broker import Broker, Message, packed
-from everlearn.scale.index import LocalIndex, Place, counted
+from everlearn.scale.index import LocalIndex, Place, counted, digest
 from everlearn.scale.tail import BrokerTail
 
 INDEX = "index.sqlite"  # in the home
@@ -54,7 +54,7 @@ class BrokeredLog:
         self._process = os.getpid()
         self._open = True
         self._ledger = _Ledger(book, self._tail)
-        self._seals: dict[str, str] = {}  # of the decisions in the book up to `_sealed`, by key
+        self._seals: dict[bytes, str] = {}  # of the decisions in the book up to `_sealed`, by digest of the key
         self._sealed = 0
         self._sealing = threading.Lock()
         self._tail.check_same()
@@ -172,8 +172,21 @@ class BrokeredLog:
         return self._index.cursor().events
 
     def _events(self, places: Sequence[Place]) -> list[Event]:
-        rows = zip(places, self._tail.rows(places), strict=True)
+        rows = zip(places, self._rows(places), strict=True)
         return events_of([(place.position, time, text) for place, (time, _, _, text) in rows], self.place)
+
+    def _rows(self, places: Sequence[Place]) -> list[Row]:
+        """Return the rows of events; the book has those whose messages the broker no longer has."""
+        try:
+            return self._tail.rows(places)
+        except EventsGone as gone:
+            lost = {place.key for place in places if place.sequence < gone.first}
+            rows = (row(event.payload, event.time) for event in scan(self._book))
+            kept = {digest(one[2]): one for one in rows if digest(one[2]) in lost}
+            if kept.keys() < lost:
+                raise
+            left = iter(self._tail.rows([place for place in places if place.sequence >= gone.first]))
+            return [kept[place.key] if place.sequence < gone.first else next(left) for place in places]
 
     # ---- the book ----------------------------------------------------------------------------------------------
 
@@ -231,15 +244,15 @@ class BrokeredLog:
         self._check_usable()
         with self._sealing:
             for event in scan(self._book, self._sealed, ("decision",)):
-                self._seals[key(event.payload)] = self._book.seals(event.position - 1, event.position)[event.position]
+                seal = self._book.seals(event.position - 1, event.position)[event.position]
+                self._seals[digest(key(event.payload))] = seal
                 self._sealed = event.position
         if self._index.cursor().events < upto:
             self._tail.reach_end()
         found: dict[int, str] = {}
         while after < upto and (page := self._index.after(after, _PAGE, ("decision",))):
-            for place, (_, _, name, _) in zip(page, self._tail.rows(page), strict=True):
-                if place.position <= upto and name in self._seals:
-                    found[place.position] = self._seals[name]
+            sealed = [place for place in page if place.position <= upto and place.key in self._seals]
+            found |= {place.position: self._seals[place.key] for place in sealed}
             after = page[-1].position
         return found
 
@@ -302,16 +315,17 @@ class _Ledger:
     def begin(self) -> None:
         """Compare book and log. Raises `LogError` for a log with versions or checkpoints that the book lacks."""
         index = self._tail.index
-        kept = {key(event.payload) for event in scan(self._book, kinds=("decision", "version"))}
+        kept = {digest(key(event.payload)) for event in scan(self._book, kinds=("decision", "version"))}
         last = self._book.last("checkpoint")
         published = last is not None and bool(index.find([key(last.payload)]))
         self._published = last.position if last is not None and published else 0
         self._orders = []
         after = 0
         while page := index.after(after, _PAGE, ("decision", "version")):
-            self._note([one for one in self._tail.rows(page) if one[2] not in kept])
+            self._note(self._tail.rows([place for place in page if place.key not in kept]))
             after = page[-1].position
-        if (newest := index.last("checkpoint")) is not None:
+        newest = index.last("checkpoint")
+        if newest is not None and (last is None or newest.key != digest(key(last.payload))):
             self._note([one for one in self._tail.rows([newest]) if self._book.find(one[2]) is None])
         self._looked = index.cursor().events
 

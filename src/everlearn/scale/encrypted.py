@@ -4,7 +4,7 @@ The log below holds the kind, the unique key, the time and a ciphertext of each 
 it does others. Destroying a key erases its events in the log and in every copy of it: they are then read as tombstones
 (`Erased`), as events are that a log has erased in place. Decisions, versions and checkpoints are not encrypted.
 
-What has no subject has a key of its own: a rejected row, and feedback that came before its prediction without a handle.
+A rejected row has its own key, and so has feedback that came before its prediction without a handle.
 """
 
 from __future__ import annotations

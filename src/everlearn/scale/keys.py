@@ -176,7 +176,7 @@ class Keys:
         return held
 
     def destroy(self, handles: Sequence[str]) -> None:
-        """Destroy keys: what is encrypted with them cannot be read again, wherever a copy of it is."""
+        """Destroy keys, so that events encrypted with them can be read nowhere."""
         self._store.destroy(handles)
         self._destroyed, self._looked = self._store.destroyed(), time.monotonic()
         self._forget()

@@ -1,4 +1,4 @@
-"""The keys of a loop in a PostgreSQL database: a schema of their own, so that a dump of the log can leave it out."""
+"""The keys of a loop in a PostgreSQL database, in another schema than the log, so that a dump can leave them out."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import islice
 
-from everlearn.errors import LogError
+from everlearn.errors import EventsGone, LogError
 from everlearn.events import Row
 from everlearn.scale.broker import Broker, unpacked
 from everlearn.scale.index import Cursor, LocalIndex, Numbered, Place, digest
@@ -120,9 +120,11 @@ class BrokerTail:
             found = self.broker.read(first - 1, span)
         if not found or found[0][0] != first:
             if (body := self.broker.get(first)) is None:
-                raise LogError(
+                available = self.broker.first()
+                raise EventsGone(
                     f"the log {self.broker.place}: message {first} is no longer there; the first available one is "
-                    f"{self.broker.first()}. Keep messages for as long as labels may come, and models are rebuilt"
+                    f"{available}. Keep messages for as long as labels may come, and models are rebuilt",
+                    available,
                 )
             found = [(first, body)]
         return {sequence: unpacked(sequence, body, self.broker.place).rows for sequence, body in found}
