@@ -29,7 +29,14 @@ WAITING = 2048  # the most requests that wait for the log at one time
 
 _FULL = "more requests wait than may; try again in a second"
 
-Work = DecodedRecords | Callable[[], AcceptedRows]  # records to predict, or rows to check
+
+class LookUp(NamedTuple):
+    """Rows to check by looking into the log."""
+
+    check: Callable[[], AcceptedRows]
+
+
+Work = DecodedRecords | LookUp | Callable[[], AcceptedRows]  # records to predict, or rows to check
 Reply = asyncio.Future[bytes] | Exchange  # settled once, with the body or an exception
 Read = Callable[[bytes, bytes, str], Work]  # of a request's body, query and source
 
@@ -105,8 +112,11 @@ class Groups:
         self._written = written
         self._held = 0  # bytes of request bodies that came before the last group while the log did not keep up
         self._commit = GroupCommit(log, self._later, self._count, self._elsewhere)
+        self._quick = log.quick
         self._writer = ThreadPoolExecutor(1, "log")  # of a log that takes longer than an event loop may wait
+        self._reader = ThreadPoolExecutor(1, "look-up")
         self._waiting: list[PendingRequest] = []
+        self._looked_up = 0  # requests whose look-up is under way
         self._bytes = 0  # of request bodies since the last group
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -120,13 +130,19 @@ class Groups:
         """
         waiting = self._waiting
         room = self._room
-        if len(waiting) + len(self._commit.waiting) >= room.requests or self._held + self._bytes > room.bytes:
+        held = len(waiting) + self._looked_up + len(self._commit.waiting)
+        if held >= room.requests or self._held + self._bytes > room.bytes:
             raise self.full()
         request = PendingRequest(read(body, query, source), reply, self._join)
         if not waiting:
             self._loop.call_soon(self._handle)
         waiting.append(request)
         self._bytes += len(body)
+
+    @property
+    def busy(self) -> bool:
+        """True while a request waits, or the log is used for one, here or in a thread."""
+        return bool(self._waiting or self._looked_up or self._commit.busy)
 
     def full(self) -> Refused:
         """Count a request that is refused because too much waits, and return the refusal."""
@@ -147,6 +163,9 @@ class Groups:
     def _handle(self) -> None:
         """Answer the requests that wait, and write their rows."""
         group, self._waiting = self._waiting, []
+        if not self._quick and (slow := [request for request in group if isinstance(request.work, LookUp)]):
+            self._look_up(slow)
+            group = [request for request in group if not isinstance(request.work, LookUp)]
         records = [request.work for request in group if isinstance(request.work, DecodedRecords)]
         outcomes = iter(self._predictor.answer(records) if records else ())
         for request in group:
@@ -156,6 +175,21 @@ class Groups:
         self._counters.add("bytes", self._bytes)
         self._held = self._held + self._bytes if self._commit.waiting else 0
         self._bytes = 0
+
+    def _look_up(self, requests: list[PendingRequest]) -> None:
+        """Check requests in a thread, while the event loop goes on; then write their rows."""
+        self._looked_up += len(requests)
+        outcomes: list[AcceptedRows | Exception] = []
+
+        def back(_: object) -> None:
+            self._looked_up -= len(requests)
+            for request, outcome in zip(requests, outcomes, strict=True):
+                request.settle(outcome)
+            self._commit.put([request for request in requests if request.done is not None])
+
+        work = [request.work for request in requests]
+        looking = self._loop.run_in_executor(self._reader, lambda: outcomes.extend(_checked(one) for one in work))
+        looking.add_done_callback(back)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         self._loop.call_later(seconds, call)
@@ -175,8 +209,10 @@ def _id_taken() -> IdTaken:
     return IdTaken("an id of this request names something else, which was sent before; use another id")
 
 
-def _checked(check: Callable[[], AcceptedRows]) -> AcceptedRows | Exception:
+def _checked(work: Work) -> AcceptedRows | Exception:
+    """Return the rows that a request writes, or its error; a request to predict is not checked here."""
+    assert not isinstance(work, DecodedRecords)
     try:
-        return check()
+        return work.check() if isinstance(work, LookUp) else work()
     except Exception as error:
         return error

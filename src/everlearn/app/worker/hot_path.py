@@ -20,7 +20,7 @@ from everlearn.app.process import Setup
 from everlearn.app.tracing import Tracer
 from everlearn.app.worker import requests
 from everlearn.app.worker.feedback import FeedbackIntake
-from everlearn.app.worker.groups import Groups, Read, Reply, Room, Work
+from everlearn.app.worker.groups import Groups, LookUp, Read, Reply, Room, Work
 from everlearn.app.worker.predict import BatchPredictor
 from everlearn.app.worker.serving import CurrentModels
 from everlearn.errors import InputError
@@ -94,6 +94,11 @@ class HotPath:
         """
         self._groups.put(self._reads[route], body, query, source, reply)
 
+    @property
+    def busy(self) -> bool:
+        """True while a request waits, or the log is used for one."""
+        return self._groups.busy
+
     def full(self) -> Refused:
         """Count a request that is refused because too much waits, and return the refusal."""
         return self._groups.full()
@@ -117,7 +122,7 @@ class HotPath:
 
     def _feedback(self, body: bytes, query: bytes, source: str) -> Work:
         rows = requests.feedback_rows(body, MOST_ROWS)
-        return lambda: self._intake.feedback(rows, source)
+        return LookUp(lambda: self._intake.feedback(rows, source))
 
     def _examples(self, body: bytes, query: bytes, source: str) -> Work:
         rows = requests.learn_rows(body, MOST_ROWS)
