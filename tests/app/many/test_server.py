@@ -53,6 +53,7 @@ def learned(client: Client, rows: range) -> None:
     until(lambda: client.status()["position"] == client.status()["end"])
 
 
+@pytest.mark.slow
 def test_each_loop_learns_its_own_traffic(server: Server) -> None:
     with of(server, "own-a") as a, of(server, "own-b") as b:
         learned(a, range(30))
@@ -100,6 +101,7 @@ def test_errors_are_those_of_a_single_loop(server: Server) -> None:
 _JSON = {"content-type": "application/json"}
 
 
+@pytest.mark.slow
 def test_a_name_that_cannot_be_is_refused(server: Server) -> None:
     for name in ("-x", "x" * 49, "a.b"):
         reply = httpx.post(f"{server.url}/loops/{name}/predict", json={"features": {}})
