@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.request import urlopen
 
 import httpx
 
@@ -194,19 +195,20 @@ def serve(loops: int, requests: int) -> None:
             for name, size in after.items():
                 grown = size - before.get(name, 0)
                 print(f"  {name}: {size / 1e6:.0f} MB, {grown / loops / 1e3:.0f} kB a loop")
-            list_time = timed(lambda: httpx.get(f"{many.url}/loops?limit=100"))
+            list_time = timed(lambda: urlopen(f"{many.url}/loops?limit=100").read())
             print(f"  a page of the list: {1e3 * list_time:.0f} ms")
-            for hot in (1, 50, loops):
-                compare(Caller(single.url), Caller(many.url), body, requests, hot)
+            for hot in sorted({1, min(50, loops), loops}):
+                compare(single.url, many.url, body, requests, hot)
         evicted_answers(root, spec, body, loops)
 
 
-def compare(alone: Caller, hosts: Caller, body: Callable[[], Any], requests: int, hot: int) -> None:
+def compare(single: str, many: str, body: Callable[[], Any], requests: int, hot: int) -> None:
     """Send predictions to both servers in turn, half of them with their labels, over so many warm loops."""
     draw = random.Random(7)
-    names = [f"loop-{n}" for n in range(hot)]
-    for name in names if hot < 200 else []:
+    names, hosts = [f"loop-{n}" for n in range(hot)], Caller(many)
+    for name in names:
         hosts.post(f"/loops/{name}/predict", body())
+    alone = Caller(single)
     taken: dict[str, list[float]] = {"one": [], "many": []}
     for number in range(requests):
         for kind, caller, prefix in (("one", alone, ""), ("many", hosts, f"/loops/{draw.choice(names)}")):

@@ -97,11 +97,7 @@ class HostThread:
     """A host of loops in a thread of this process, and one connection to it."""
 
     def __init__(self, root: Path, memory: int = 256 << 20, most: int = 1000) -> None:
-        self.folder = LoopFolder(root)
-        (root / "serving" / "loops").mkdir(parents=True, exist_ok=True)
-        (root / "serving").chmod(0o700)
-        pool = Pool(processes=1, memory=memory)
-        self.setup = Setup(spec=self.folder.service, home=str(root), serving=str(root / "serving"), pool=pool)
+        self.setup, self.folder = self.setup_of(root, memory)
         self._calls = LoopCalls(link_of(self.setup, 0))
         self.host = LoopHost(self.setup, self.folder, self._calls, most)
         self._stop, ready = threading.Event(), threading.Event()
@@ -113,6 +109,15 @@ class HostThread:
         self._lines = self._socket.makefile("rb")
         self.gone: list[str] = []
         self._number = 0
+
+    @staticmethod
+    def setup_of(root: Path, memory: int = 256 << 20) -> tuple[Setup, LoopFolder]:
+        """Return the setup of a host of one process, and its loops."""
+        folder = LoopFolder(root)
+        (root / "serving" / "loops").mkdir(parents=True, exist_ok=True)
+        (root / "serving").chmod(0o700)
+        pool = Pool(processes=1, memory=memory)
+        return Setup(spec=folder.service, home=str(root), serving=str(root / "serving"), pool=pool), folder
 
     def ask(self, what: Literal["open", "create", "watch"], name: str) -> LoopReply:
         """Send a call, and return its reply."""

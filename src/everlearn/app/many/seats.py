@@ -54,7 +54,8 @@ class Seat:
     @property
     def awake(self) -> bool:
         """True while the log holds connections that it can give up."""
-        return isinstance(self.log, RestingLog) and not self.log.resting and self.resting is None
+        idle = self.resting is None and not self.hot.busy
+        return idle and isinstance(self.log, RestingLog) and not self.log.resting
 
     def rest(self) -> None:
         """Close the connections to the log until the next request; this may take as long as the disk does."""

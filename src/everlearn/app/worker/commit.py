@@ -66,6 +66,11 @@ class GroupCommit:
     def __len__(self) -> int:
         return len(self.waiting)
 
+    @property
+    def busy(self) -> bool:
+        """True while entries wait, or are written in another thread."""
+        return bool(self.waiting) or self._away
+
     def failing(self, within: float) -> bool:
         """Return True if the log refused the last group of new rows, at most `within` seconds ago."""
         return time.monotonic() - self._failed < within

@@ -139,6 +139,11 @@ class Groups:
         waiting.append(request)
         self._bytes += len(body)
 
+    @property
+    def busy(self) -> bool:
+        """True while a request waits, or the log is used for one, here or in a thread."""
+        return bool(self._waiting or self._looked_up or self._commit.busy)
+
     def full(self) -> Refused:
         """Count a request that is refused because too much waits, and return the refusal."""
         self._counters.add("full")

@@ -94,6 +94,11 @@ class HotPath:
         """
         self._groups.put(self._reads[route], body, query, source, reply)
 
+    @property
+    def busy(self) -> bool:
+        """True while a request waits, or the log is used for one."""
+        return self._groups.busy
+
     def full(self) -> Refused:
         """Count a request that is refused because too much waits, and return the refusal."""
         return self._groups.full()
