@@ -72,6 +72,8 @@ class WatchedPlace:
         call, self.call = self.call, None
         try:
             report: ActorReport = ray.get(call)
+        except ray.exceptions.ActorUnavailableError:
+            return  # it may be the network: silence counts
         except ray.exceptions.RayError as error:
             self.lost = f"its actor is gone: {' '.join(str(error).split())[:1000]}"
             return
