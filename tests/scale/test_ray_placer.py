@@ -149,7 +149,7 @@ class PlacedLoop:
         with connect(self.url, tidy=False) as log:
             payloads = [event.payload for event in scan(log)]
         predictions = [one.id for one in payloads if isinstance(one, Prediction)]
-        labels = {one.id: one.label for one in payloads if isinstance(one, Label)}
+        labels = {one.id: one.value for one in payloads if isinstance(one, Label)}
         assert len(predictions) == len(set(predictions))
         for client in clients:
             assert client.acknowledged <= set(predictions)
