@@ -99,6 +99,7 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
             "TMPDIR": str(self.folder),
         }
         self.port, self.client_port = free_port(), free_port()

@@ -59,7 +59,7 @@ class PlaceAction(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What is wanted of the cluster: `followers` beside the learner, each with `gpus`, of the settings `plan`."""
+    """The places that a loop needs: `followers` beside the learner, each with `gpus`, of the settings `plan`."""
 
     followers: int
     gpus: float = 0.0

@@ -72,6 +72,8 @@ class WatchedPlace:
         call, self.call = self.call, None
         try:
             report: ActorReport = ray.get(call)
+        except ray.exceptions.ActorUnavailableError:
+            return  # it may be the network: silence counts
         except ray.exceptions.RayError as error:
             self.lost = f"its actor is gone: {' '.join(str(error).split())[:1000]}"
             return
@@ -234,7 +236,15 @@ class Placer:
             if entry.number in self._watched:
                 self._watched[entry.number].entry = entry
             else:
-                self._watched[entry.number] = WatchedPlace(entry, start_place(self._plan, entry))
+                self._watched[entry.number] = WatchedPlace(entry, self._started(entry))
+
+    def _started(self, entry: PlaceEntry) -> Any:
+        """Start the actor of a place; None if the cluster refuses: the place then counts as lost."""
+        try:
+            return start_place(self._plan, entry)
+        except (ray.exceptions.RayError, RuntimeError, ValueError) as error:
+            log.error("%s cannot be started: %s", entry.name, error)
+            return None
 
     def _read(self) -> None:
         """Take over an order to stop, and that of another placer, which has begun."""
