@@ -20,7 +20,7 @@ from everlearn.loop import partitioned
 from everlearn.loop.loop import Loop
 from everlearn.records import Arrays
 from everlearn.scale.partitions.group import Group, Reached
-from everlearn.scale.partitions.learner import Rows, replayed
+from everlearn.scale.partitions.learner import PartitionRows, replayed
 from everlearn.spec import LimitsSpec, PartitionSpec, Spec
 from everlearn.stream import Stream, read
 from tests.support.partitions import same
@@ -56,7 +56,7 @@ def replay(settings: Spec, home: Path, rows: Stream) -> Arrays:
         barriers, dealing = [(one.cursors, one.opening) for one in run.barriers()], run.origin.dealing
     source = dealt_rows.described(rows, dealing, "", home / "none")
     made = model.build({"seed": 0, **settings.model}, schema.shape(settings.schema))
-    own = [Rows(dealt_rows.rows_of(source, dealing, p, 0)) for p in range(dealing.count)]
+    own = [PartitionRows(dealt_rows.rows_of(source, dealing, p, 0)) for p in range(dealing.count)]
     return replayed(made.spec, made.arrays, own, barriers)
 
 

@@ -21,7 +21,7 @@ from everlearn.evaluate.scoring import NaiveScores, Scored
 from everlearn.model import Model, copied, cut, prefixed, within
 from everlearn.records import Arrays, Examples, Rejected
 from everlearn.scale.partitions.dealing import Dealing, checked
-from everlearn.scale.partitions.group import Barrier, Group, Position, Reached, Scores
+from everlearn.scale.partitions.group import Barrier, Group, Position, Reached, StretchScores
 from everlearn.schema import moments
 from everlearn.schema.layout import width
 from everlearn.stream import Stream
@@ -62,7 +62,7 @@ class PartitionedScores:
         self.events = self.rejected = 0
         self.rejects: list[Rejected] = []
 
-    def add(self, found: Scores) -> None:
+    def add(self, found: StretchScores) -> None:
         """Add the rows between two barriers."""
         begin, n = int(np.searchsorted(found.examples.position, self._warm, "right")), len(found.examples.y)
         if n > begin:
@@ -87,7 +87,7 @@ class PartitionedScores:
         self.rejects = msgspec.convert(header["rejects"], list[Rejected])
 
 
-class Start(NamedTuple):
+class StartBarrier(NamedTuple):
     """Where learning begins: at the start of the stream, or at a barrier with the arrays that stay in partitions."""
 
     position: Position = Position()
@@ -101,7 +101,7 @@ def learned(
     scores: PartitionedScores,
     *,
     segment: str = "",
-    start: Start | None = None,
+    start: StartBarrier | None = None,
     watch: Callable[[Group, Reached], None] | None = None,
 ) -> tuple[list[Barrier], Costs]:
     """Learn a stream in partitions and score it; return the barriers, and what it cost.
@@ -110,7 +110,7 @@ def learned(
     called at each barrier after its rows were scored. Raises `ConfigError` for a model that cannot be merged, or rows
     that cannot be dealt.
     """
-    begin, barriers = start or Start(), list[Barrier]()
+    begin, barriers = start or StartBarrier(), list[Barrier]()
     timed = moments.clock(stream.schema) if isinstance(stream, Stream) else None
     returned = (0, 0) if timed is None else (timed, timed + width("datetime"))
     with tempfile.TemporaryDirectory(prefix="everlearn-rows-") as folder:

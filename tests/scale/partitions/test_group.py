@@ -15,7 +15,7 @@ from everlearn.model import build
 from everlearn.records import Arrays, Examples
 from everlearn.scale.partitions.dealing import Dealing
 from everlearn.scale.partitions.group import Barrier, Group, Position, Reached
-from everlearn.scale.partitions.learner import Rows, replayed
+from everlearn.scale.partitions.learner import PartitionRows, replayed
 from tests.support.partitions import BINARY, labelled, same
 
 LINEAR: dict[str, Any] = {"family": "linear", **BINARY}
@@ -30,7 +30,7 @@ def source(tmp_path: Path) -> dict[str, Any]:
 
 def replay(source: dict[str, Any], barriers: list[Barrier], spec: dict[str, Any] = LINEAR) -> Arrays:
     """Return the arrays that one process makes from the recorded cursors."""
-    rows = [Rows(dealt_rows.rows_of(source, DEALING, p, 0)) for p in range(DEALING.count)]
+    rows = [PartitionRows(dealt_rows.rows_of(source, DEALING, p, 0)) for p in range(DEALING.count)]
     return replayed(spec, build(spec).arrays, rows, [(one.cursors, one.opening) for one in barriers])
 
 

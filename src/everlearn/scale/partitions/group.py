@@ -59,7 +59,7 @@ class Barrier(NamedTuple):
     opening: bool
 
 
-class Scores(NamedTuple):
+class StretchScores(NamedTuple):
     """The predictions of all partitions between two barriers, in the order of the stream.
 
     `examples` are the rows that were predicted, with those dense columns alone that come back. `scores`
@@ -80,7 +80,7 @@ class Reached(NamedTuple):
     barrier: Barrier
     arrays: Arrays
     local: Arrays
-    scores: Scores
+    scores: StretchScores
 
 
 class Member:
@@ -291,7 +291,7 @@ class Group:
             self._local |= prefixed(f"{index}/", copied(staying))
 
 
-def _scores(done: Sequence[Done]) -> Scores:
+def _scores(done: Sequence[Done]) -> StretchScores:
     """Return the predictions that the partitions wrote, in the order of the stream; their files are removed."""
     found: list[Arrays] = []
     rejected: list[Rejected] = []
@@ -307,7 +307,7 @@ def _scores(done: Sequence[Done]) -> Scores:
     if not found:
         nothing = Batch(np.zeros((0, 0), np.float32), np.zeros(1, np.int64), *NO_ENTRIES)
         none = Examples(nothing, np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        return Scores(none, np.zeros((0, 0), np.float32), tuple(rejected))
+        return StretchScores(none, np.zeros((0, 0), np.float32), tuple(rejected))
     whole = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
     if (np.diff(whole["position"]) < 0).any():
         order = np.argsort(whole["position"], kind="stable")
@@ -315,7 +315,7 @@ def _scores(done: Sequence[Done]) -> Scores:
     batch = Batch(whole["dense"], np.zeros(len(whole["y"]) + 1, np.int64), *NO_ENTRIES)
     segment = bytes_of(whole["segment"]) if "segment" in whole else None
     examples = Examples(batch, whole["y"], whole["weight"], whole["position"], segment)
-    return Scores(examples, whole["scores"], tuple(rejected))
+    return StretchScores(examples, whole["scores"], tuple(rejected))
 
 
 def bytes_of(numbers: NDArray[np.uint8]) -> NDArray[np.bytes_]:
