@@ -77,6 +77,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     rows = stream(tmp_path / "rows.parquet")
     whole = finish(spec(), tmp_path / "whole", rows)
@@ -159,6 +160,7 @@ def test_what_a_run_in_partitions_does_not_have_is_refused(tmp_path: Path) -> No
         Loop(spec(), tmp_path / "loop")
 
 
+@pytest.mark.slow
 def test_homes_of_both_kinds_are_kept_apart(tmp_path: Path) -> None:
     rows, one = stream(tmp_path / "rows.parquet", 300), msgspec.structs.replace(spec(), partitions=PartitionSpec())
     with Loop(one, tmp_path / "loop") as loop:

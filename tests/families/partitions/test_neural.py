@@ -11,6 +11,7 @@ from tests.support.partitions import grown, labelled, learner
 SPEC = {"family": "neural", "task": "binary", "dense": 3, "hashed": 16, "classes": 2, "memory": {"bytes": 4096}}
 
 
+@pytest.mark.slow
 def test_weights_are_averaged_and_the_memory_stays() -> None:
     base = learner(SPEC, labelled(60))
     parts = [grown(SPEC, base.arrays, p, 2, labelled(n, 1 + p)).arrays for p, n in enumerate((60, 20))]

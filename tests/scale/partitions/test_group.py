@@ -53,6 +53,7 @@ def test_processes_make_what_the_recorded_cursors_say(source: dict[str, Any]) ->
         assert same(one.arrays, replay(source, barriers[:last]))
 
 
+@pytest.mark.slow
 def test_every_row_is_scored_once_in_the_order_of_the_stream(source: dict[str, Any]) -> None:
     found = [one.scores for one in whole(Group(build(LINEAR), DEALING, dealt_rows.OPENER, source))]
     position = np.concatenate([one.examples.position for one in found])
@@ -60,7 +61,10 @@ def test_every_row_is_scored_once_in_the_order_of_the_stream(source: dict[str, A
     assert np.concatenate([one.examples.y for one in found]).tolist() == EXAMPLES.y.tolist()
 
 
-@pytest.mark.parametrize("killed", [{1: 0}, {2: 1}, {4: 0}, {1: 1, 2: 0, 3: 1}])
+SLOW = [pytest.param(killed, marks=pytest.mark.slow) for killed in ({1: 0}, {4: 0}, {1: 1, 2: 0, 3: 1})]
+
+
+@pytest.mark.parametrize("killed", [{2: 1}, *SLOW])
 def test_a_killed_learner_begins_again_and_the_arrays_are_the_same(
     source: dict[str, Any], killed: dict[int, int]
 ) -> None:
@@ -72,6 +76,7 @@ def test_a_killed_learner_begins_again_and_the_arrays_are_the_same(
     assert group.pids == []
 
 
+@pytest.mark.slow
 def test_a_group_goes_on_from_a_barrier(source: dict[str, Any]) -> None:
     found = list(whole(Group(build(LINEAR), DEALING, dealt_rows.OPENER, source)))
     model, third = build(LINEAR), found[2]
@@ -90,6 +95,7 @@ def test_an_error_of_a_learner_is_raised(tmp_path: Path) -> None:
     assert group.pids == []
 
 
+@pytest.mark.slow
 def test_a_learner_that_dies_again_and_again_ends_the_group(source: dict[str, Any]) -> None:
     group = Group(build(LINEAR), DEALING, "tests.support.partitions:deadly_rows", source)
     with group, pytest.raises(EverlearnError, match="ended 3 times with status -9 while it learned the rows after 0"):
