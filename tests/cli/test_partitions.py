@@ -27,6 +27,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_a_run_prints_one_report_of_both_learners(folder: Path) -> None:
     code, output = run(folder, "--json")
     result = json.loads(output.splitlines()[-1])

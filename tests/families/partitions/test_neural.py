@@ -27,6 +27,7 @@ def test_weights_are_averaged_and_the_memory_stays() -> None:
     assert found["inputs/moments"][0].tolist() == alone["inputs/moments"][0].tolist()
 
 
+@pytest.mark.slow
 def test_terms_of_one_history_are_refused() -> None:
     spec = build({**SPEC, "terms": [{"kind": "ewc"}]}).spec
     with pytest.raises(ConfigError, match="got a neural model with terms ewc"):

@@ -102,6 +102,7 @@ def test_a_learner_that_dies_again_and_again_ends_the_group(source: dict[str, An
         list(group.run())
 
 
+@pytest.mark.slow
 def test_a_group_without_rows_has_no_barrier(tmp_path: Path) -> None:
     nothing = dealt_rows.described(list[Examples](), DEALING, "", tmp_path)
     assert list(whole(Group(build(LINEAR), DEALING, dealt_rows.OPENER, nothing))) == []
