@@ -1,5 +1,5 @@
 """Fixtures of the tests in this folder."""
 
-from tests.support.database import endpoint, place, server, url
+from tests.support.database import any_place, azurite, endpoint, place, server, url
 
-__all__ = ["endpoint", "place", "server", "url"]
+__all__ = ["any_place", "azurite", "endpoint", "place", "server", "url"]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import azure
 from tests.support.postgres import Server
 
 _numbers = itertools.count()
@@ -47,3 +48,18 @@ def place(endpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     return f"s3://{BUCKET}/{request.node.name}"
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[dict[str, str]]:
+    yield from azure.running()
+
+
+@pytest.fixture(params=["s3", "az"])
+def any_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A part of a bucket that does not exist yet, of each kind of object store for which there is a server to test."""
+    if request.param == "s3":
+        return str(request.getfixturevalue("place"))
+    for name, value in request.getfixturevalue("azurite").items():
+        monkeypatch.setenv(name, value)
+    return f"az://{azure.CONTAINER}/{next(_numbers)}"

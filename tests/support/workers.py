@@ -61,12 +61,15 @@ class Reply:
 class Site:
     """A worker on a real log and a real snapshot, without a socket."""
 
-    def __init__(self, home: Path, spec: Mapping[str, Any] = BINARY, build: Any = model.build) -> None:
+    def __init__(
+        self, home: Path, spec: Mapping[str, Any] = BINARY, build: Any = model.build, quick: bool = True
+    ) -> None:
         self.home, self.spec = home, config.convert(dict(spec))
         self.setup = Setup(spec=self.spec, home=str(home), serving=str(snapshot.folder(home)))
         self.encoder = schema.reading(self.spec.schema)
         self.publisher = Publisher(Path(self.setup.serving))
         self.log = SqliteLog(home / "log.sqlite")
+        self.log.quick = quick
         self.tally = Counters(self.setup.counters(0))
         self.model = trained(self.spec)
         self.publish()

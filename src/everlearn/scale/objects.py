@@ -20,6 +20,7 @@ except ImportError as missing:
     raise ConfigError("snapshots in an object store need obstore; pip install 'everlearn[objects]'") from missing
 
 SCHEMES = ("s3", "gs", "az")
+_AND = "\n"  # between the entity tag and the version of an object
 _YOUNG = timedelta(hours=1)  # of an object that may belong to a decision of another process
 
 
@@ -84,8 +85,9 @@ class Shared:
 
     def get(self, name: str, tag: str = "") -> tuple[bytes, str] | None:
         try:
-            found = obstore.get(self._store, name, options={"if_none_match": tag} if tag else None)
-            return found.bytes().to_bytes(), str(found.meta["e_tag"])
+            options: Any = {"if_none_match": tag.partition(_AND)[0]} if tag else None
+            found = obstore.get(self._store, name, options=options)
+            return found.bytes().to_bytes(), _tag(found.meta)
         except (FileNotFoundError, NotFoundError, NotModifiedError):
             return None
         except (BaseError, OSError) as error:
@@ -99,8 +101,8 @@ class Shared:
 
     def replace(self, name: str, data: bytes, tag: str | None) -> str | None:
         try:
-            mode: Any = "create" if tag is None else {"e_tag": tag}
-            return str(obstore.put(self._store, name, data, mode=mode)["e_tag"])
+            mode: Any = "create" if tag is None else _version(tag)
+            return _tag(obstore.put(self._store, name, data, mode=mode))
         except (AlreadyExistsError, PreconditionError):
             return None
         except (BaseError, OSError) as error:
@@ -113,6 +115,17 @@ class Shared:
             return
         except (BaseError, OSError) as error:
             raise BlobError(f"{self._url}/{name} cannot be removed: {error}") from error
+
+
+def _tag(meta: Any) -> str:
+    """Return the tag of an object: its entity tag and, where the store has one, its version."""
+    return f"{meta['e_tag']}{_AND}{meta['version']}" if meta["version"] else str(meta["e_tag"])
+
+
+def _version(tag: str) -> dict[str, str]:
+    """Return what a store compares before it replaces an object: S3 and Azure the entity tag, Google the version."""
+    entity, _, version = tag.partition(_AND)
+    return {"e_tag": entity, "version": version} if version else {"e_tag": entity}
 
 
 def shared(url: str) -> Shared:
@@ -130,6 +143,7 @@ def _opened(url: str) -> Any:
     if scheme not in SCHEMES:
         raise ConfigError(f"log.blobs: got {url!r}; expected one of {', '.join(f'{known}://' for known in SCHEMES)}")
     local = os.environ.get("AWS_ENDPOINT", "").startswith("http://")  # a store for tests, or within a private network
+    local |= os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() == "true"
     options: dict[str, Any] = {"client_options": {"allow_http": True}} if local else {}
     try:
         return obstore.store.from_url(url, **options)

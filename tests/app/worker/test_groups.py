@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from typing import Any
 
@@ -87,6 +88,51 @@ def test_a_full_disk_is_told_and_what_was_acknowledged_stays(start, monkeypatch)
     site.log._writer.execute("PRAGMA max_page_count = 1000000")
     assert site.once("/predict", {"features": long}).status == 200
     assert site.once("/healthz", method="GET").status == 200
+
+
+def test_predictions_do_not_wait_for_look_ups_in_a_log_that_takes_long(start, monkeypatch):
+    site = start(quick=False)
+    site.once("/predict", {"features": RECORD, "id": "known"})
+    find, answered, waited = site.log.find, threading.Event(), list[bool]()
+
+    def slow(key: str) -> Any:
+        waited.append(answered.wait(60))
+        return find(key)
+
+    monkeypatch.setattr(site.log, "find", slow)
+
+    async def act(site: Site) -> list[Reply]:
+        asked = [("known", "yes"), ("unknown", "no"), ("known", "no")]
+        judging = [asyncio.create_task(site.ask("/feedback", {"id": id, "label": label})) for id, label in asked]
+        await asyncio.sleep(0)
+        first = await site.ask("/predict", {"features": RECORD})
+        assert not any(task.done() for task in judging)
+        answered.set()
+        return [first, *await asyncio.gather(*judging)]
+
+    assert [reply.status for reply in site.run(act)] == [200, 200, 404, 200]
+    assert waited == [True] * 3
+    assert [event.payload.value for event in site.events() if isinstance(event.payload, Label)] == ["yes", "no"]
+
+
+def test_requests_that_are_looked_up_are_bounded(start, monkeypatch):
+    monkeypatch.setattr(groups, "WAITING", 3)
+    site = start(quick=False)
+    site.once("/predict", {"features": RECORD, "id": "known"})
+    find, go_on = site.log.find, threading.Event()
+    monkeypatch.setattr(site.log, "find", lambda key: go_on.wait(60) and find(key))
+
+    async def act(site: Site) -> list[Reply]:
+        judging = [
+            asyncio.create_task(site.ask("/feedback", {"id": "known", "label": "yes", "weight": weight}))
+            for weight in range(1, 4)
+        ]
+        await asyncio.sleep(0.05)  # they are under way now
+        refused = await site.ask("/predict", {"features": RECORD})
+        go_on.set()
+        return [refused, *await asyncio.gather(*judging)]
+
+    assert [reply.status for reply in site.run(act)] == [503, 200, 200, 200]
 
 
 def test_while_another_process_writes_what_waits_is_bounded_and_nothing_is_lost(start, monkeypatch):

@@ -12,13 +12,15 @@ from tests.support.learned_models import CLASSES, fresh, taught
 
 
 @pytest.mark.parametrize("hashed", [False, True])
-@pytest.mark.parametrize("task", ["binary", "multiclass"])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_contributions_add_up_to_the_score(task: str, hashed: bool) -> None:
     model, encoder = taught("mondrian", task, hashed)
     records, batch = fresh(encoder, 60)
     for record, scores in zip(records, model.predict(batch).astype(float), strict=True):
         found = contributions(model, encoder, record)
-        if task == "binary":
+        if task == "regression":
+            assert sum(found.values()) == pytest.approx(scores[0], rel=1e-6)
+        elif task == "binary":
             assert sum(found.values()) == pytest.approx(math.log(scores[1] / scores[0]), rel=2e-6, abs=2e-6)
         else:
             sums = [sum(found[label].values()) for label in CLASSES[task]]

@@ -39,7 +39,7 @@ from everlearn.app.worker.body_reader import BodyReader, Receive, Scope
 from everlearn.app.worker.connections import Connections
 from everlearn.app.worker.fast_path import Exchange, FastProtocol
 from everlearn.app.worker.feedback import FeedbackIntake
-from everlearn.app.worker.groups import Groups, Read, Work
+from everlearn.app.worker.groups import Groups, LookUp, Read, Work
 from everlearn.app.worker.known_heads import RequestHead
 from everlearn.app.worker.predict import BatchPredictor
 from everlearn.app.worker.proxy import Proxy, Send
@@ -196,7 +196,7 @@ class Worker:
 
     def _feedback(self, body: bytes, query: bytes, source: str) -> Work:
         rows = requests.feedback_rows(body, MOST_ROWS)
-        return lambda: self._intake.feedback(rows, source)
+        return LookUp(lambda: self._intake.feedback(rows, source))
 
     def _examples(self, body: bytes, query: bytes, source: str) -> Work:
         rows = requests.learn_rows(body, MOST_ROWS)

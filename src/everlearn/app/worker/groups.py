@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -28,7 +29,14 @@ WAITING = 2048  # the most requests that wait for the log at one time
 
 _FULL = "more requests wait than may; try again in a second"
 
-Work = DecodedRecords | Callable[[], AcceptedRows]  # records to predict, or rows to check
+
+class LookUp(NamedTuple):
+    """Rows to check by looking into the log."""
+
+    check: Callable[[], AcceptedRows]
+
+
+Work = DecodedRecords | LookUp | Callable[[], AcceptedRows]  # records to predict, or rows to check
 Reply = asyncio.Future[bytes] | Exchange  # settled once, with the body or an exception
 Read = Callable[[bytes, bytes, str], Work]  # of a request's body, query and source
 
@@ -82,8 +90,11 @@ class Groups:
         self._counters = counters
         self._tracer = tracer
         self._commit = GroupCommit(log, self._later, self._count, self._elsewhere)
+        self._quick = log.quick
         self._writer = ThreadPoolExecutor(1, "log")  # of a log that takes longer than an event loop may wait
+        self._reader = ThreadPoolExecutor(1, "look-up")
         self._waiting: list[PendingRequest] = []
+        self._looked_up = 0  # requests whose look-up is under way
         self._bytes = 0  # of request bodies since the last group
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,7 +107,7 @@ class Groups:
         Raises what `read` raises, and Refused (503) while too many requests wait.
         """
         waiting = self._waiting
-        if len(waiting) + len(self._commit.waiting) >= WAITING:
+        if len(waiting) + self._looked_up + len(self._commit.waiting) >= WAITING:
             raise self.full()
         request = PendingRequest(read(body, query, source), reply, self._join)
         if not waiting:
@@ -122,6 +133,9 @@ class Groups:
     def _handle(self) -> None:
         """Answer the requests that wait, and write their rows."""
         group, self._waiting = self._waiting, []
+        if not self._quick and (slow := [request for request in group if isinstance(request.work, LookUp)]):
+            self._look_up(slow)
+            group = [request for request in group if not isinstance(request.work, LookUp)]
         records = [request.work for request in group if isinstance(request.work, DecodedRecords)]
         outcomes = iter(self._predictor.answer(records) if records else ())
         for request in group:
@@ -130,6 +144,21 @@ class Groups:
         self._commit.put([request for request in group if request.done is not None])
         self._counters.add("bytes", self._bytes)
         self._bytes = 0
+
+    def _look_up(self, requests: list[PendingRequest]) -> None:
+        """Check requests in a thread, while the event loop goes on; then write their rows."""
+        self._looked_up += len(requests)
+        outcomes: list[AcceptedRows | Exception] = []
+
+        def back(_: object) -> None:
+            self._looked_up -= len(requests)
+            for request, outcome in zip(requests, outcomes, strict=True):
+                request.settle(outcome)
+            self._commit.put([request for request in requests if request.done is not None])
+
+        work = [request.work for request in requests]
+        looking = self._loop.run_in_executor(self._reader, lambda: outcomes.extend(_checked(one) for one in work))
+        looking.add_done_callback(back)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         self._loop.call_later(seconds, call)
@@ -148,8 +177,10 @@ def _id_taken() -> IdTaken:
     return IdTaken("an id of this request names something else, which was sent before; use another id")
 
 
-def _checked(check: Callable[[], AcceptedRows]) -> AcceptedRows | Exception:
+def _checked(work: Work) -> AcceptedRows | Exception:
+    """Return the rows that a request writes, or its error; a request to predict is not checked here."""
+    assert not isinstance(work, DecodedRecords)
     try:
-        return check()
+        return work.check() if isinstance(work, LookUp) else work()
     except Exception as error:
         return error

@@ -1,4 +1,6 @@
-"""Mondrian forests as a graph of ONNX, which is exact: each leaf has one answer.
+"""Mondrian forests as a graph of ONNX: each leaf has one answer, which is exact for classes.
+
+Nodes of numbers answer with their means, as `everlearn.families.mondrian.freezing.still` does.
 
 The sums in which trees add hashed entries up are computed from the entries, with the same random numbers: splitmix64 is
 whole numbers that wrap around, which the operators of int64 do.
@@ -31,6 +33,8 @@ def answer(model: Mondrian, graph: Graph, row: Row) -> str:
     summed = any((tree.kinds == SUM).any() for tree in trees)
     extra = _sums(graph, row, int(model.spec["seed"]), len(trees)) if summed else ""
     found = ensemble(graph, trees, row, extra)
+    if model.spec["task"] == "regression":
+        return found  # a mean of members' means is within their range
     return floored(graph, found, FLOOR, int(model.spec["classes"]))
 
 
