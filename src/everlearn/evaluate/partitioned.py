@@ -7,10 +7,8 @@ are scored in the order of the stream, with the naive baselines, so the metrics 
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +20,7 @@ from everlearn.model import Model, copied, cut, prefixed, within
 from everlearn.records import Arrays, Examples, Rejected
 from everlearn.scale.partitions.dealing import Dealing, checked
 from everlearn.scale.partitions.group import Barrier, Group, Position, Reached, StretchScores
+from everlearn.scale.partitions.shared import scratch
 from everlearn.schema import moments
 from everlearn.schema.layout import width
 from everlearn.stream import Stream
@@ -113,8 +112,8 @@ def learned(
     begin, barriers = start or StartBarrier(), list[Barrier]()
     timed = moments.clock(stream.schema) if isinstance(stream, Stream) else None
     returned = (0, 0) if timed is None else (timed, timed + width("datetime"))
-    with tempfile.TemporaryDirectory(prefix="everlearn-rows-") as folder:
-        source = dealt_rows.described(stream, checked(dealing), segment, Path(folder))
+    with scratch() as folder:
+        source = dealt_rows.described(stream, checked(dealing), segment, folder / "rows")
         with Group(model, dealing, dealt_rows.OPENER, source, begin.position, begin.local, returned) as group:
             meter = _Meter(group)
             for reached in group.run():

@@ -40,8 +40,11 @@ KEPT = 2  # checkpoints
 Progress = Callable[[int, PartitionedScores], None]
 Watch = Callable[[Group, Reached], None]
 
-# Settings of parts that a run in partitions does not have; gate, drift and replay have no effect.
-_ABSENT = ("feedback", "decision", "bandit", "log", "limits", "class_weight", "mlflow")
+# Settings of parts that a run in partitions does not have
+_ABSENT = (
+    *("gate", "drift", "replay", "feedback", "decision", "bandit", "log", "limits", "class_weight", "strict"),
+    *("challengers", "mlflow"),
+)
 
 
 class Origin(msgspec.Struct, frozen=True):
