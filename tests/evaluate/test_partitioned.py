@@ -50,6 +50,7 @@ def test_the_report_is_over_the_predictions_of_all_partitions() -> None:
     assert costs.restarts == 0
 
 
+@pytest.mark.slow
 def test_the_state_of_scores_survives() -> None:
     both, half = scores(), scores()
     barriers: list[Any] = []
@@ -71,6 +72,7 @@ def test_the_state_of_scores_survives() -> None:
     assert again.events == 1400
 
 
+@pytest.mark.slow
 def test_prequential_takes_partitions() -> None:
     model = build(LINEAR)
     report = prequential(model, EXAMPLES, partitions=2)

@@ -20,7 +20,7 @@ from everlearn.loop import partitioned
 from everlearn.loop.loop import Loop
 from everlearn.records import Arrays
 from everlearn.scale.partitions.group import Group, Reached
-from everlearn.scale.partitions.learner import Rows, replayed
+from everlearn.scale.partitions.learner import PartitionRows, replayed
 from everlearn.spec import LimitsSpec, PartitionSpec, Spec
 from everlearn.stream import Stream, read
 from tests.support.partitions import same
@@ -56,7 +56,7 @@ def replay(settings: Spec, home: Path, rows: Stream) -> Arrays:
         barriers, dealing = [(one.cursors, one.opening) for one in run.barriers()], run.origin.dealing
     source = dealt_rows.described(rows, dealing, "", home / "none")
     made = model.build({"seed": 0, **settings.model}, schema.shape(settings.schema))
-    own = [Rows(dealt_rows.rows_of(source, dealing, p, 0)) for p in range(dealing.count)]
+    own = [PartitionRows(dealt_rows.rows_of(source, dealing, p, 0)) for p in range(dealing.count)]
     return replayed(made.spec, made.arrays, own, barriers)
 
 
@@ -77,6 +77,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     rows = stream(tmp_path / "rows.parquet")
     whole = finish(spec(), tmp_path / "whole", rows)
@@ -159,6 +160,7 @@ def test_what_a_run_in_partitions_does_not_have_is_refused(tmp_path: Path) -> No
         Loop(spec(), tmp_path / "loop")
 
 
+@pytest.mark.slow
 def test_homes_of_both_kinds_are_kept_apart(tmp_path: Path) -> None:
     rows, one = stream(tmp_path / "rows.parquet", 300), msgspec.structs.replace(spec(), partitions=PartitionSpec())
     with Loop(one, tmp_path / "loop") as loop:

@@ -13,7 +13,7 @@ from everlearn.merge import partitions
 from everlearn.model import Model, copied
 from everlearn.records import Arrays, Batch, Examples
 from everlearn.scale.partitions.dealing import Dealing
-from everlearn.scale.partitions.learner import Piece, Rows
+from everlearn.scale.partitions.learner import DealtRows, PartitionRows
 
 BINARY: dict[str, Any] = {"task": "binary", "dense": 3, "hashed": 16, "classes": 2}
 NUMBERS: dict[str, Any] = {"task": "regression", "dense": 3, "hashed": 16, "classes": 0}
@@ -48,14 +48,14 @@ def grown(spec: dict[str, Any], base: Arrays, partition: int, count: int, rows: 
     return made
 
 
-def dealt(examples: Examples, dealing: Dealing, partition: int, size: int = 7) -> Rows:
+def dealt(examples: Examples, dealing: Dealing, partition: int, size: int = 7) -> PartitionRows:
     """Return the rows of one partition of examples in memory, in pieces of at most `size` rows of the stream."""
     pieces = []
     for start in range(0, len(examples.y), size):
         part = model.cut(examples, start, min(start + size, len(examples.y)))
         owner = dealing.owners(part.position)
-        pieces.append(Piece(model.select(part, (owner == partition) | (owner < 0)), (), int(part.position[-1])))
-    return Rows(pieces)
+        pieces.append(DealtRows(model.select(part, (owner == partition) | (owner < 0)), (), int(part.position[-1])))
+    return PartitionRows(pieces)
 
 
 def same(first: Arrays, second: Arrays) -> bool:
@@ -65,7 +65,7 @@ def same(first: Arrays, second: Arrays) -> bool:
     )
 
 
-def deadly_rows(source: Any, dealing: Dealing, partition: int, after: int) -> list[Piece]:
+def deadly_rows(source: Any, dealing: Dealing, partition: int, after: int) -> list[DealtRows]:
     """End this process as a lack of memory does, instead of opening its rows."""
     os.kill(os.getpid(), signal.SIGKILL)
     return []

@@ -20,7 +20,7 @@ from everlearn.model import cut, select
 from everlearn.records import Batch, Examples, Ints, Rejected
 from everlearn.scale.partitions.dealing import EVERYONE, Dealing
 from everlearn.scale.partitions.group import bytes_of
-from everlearn.scale.partitions.learner import Piece
+from everlearn.scale.partitions.learner import DealtRows
 from everlearn.spec import Schema
 from everlearn.stream import Stream, read
 from everlearn.stream.dealt import Keep
@@ -30,7 +30,7 @@ OPENER = "everlearn.evaluate.dealt_rows:rows_of"
 _CHUNK = 8192  # rows of a file in the folder
 
 
-def rows_of(source: Mapping[str, Any], dealing: Dealing, partition: int, after: int) -> Iterator[Piece]:
+def rows_of(source: Mapping[str, Any], dealing: Dealing, partition: int, after: int) -> Iterator[DealtRows]:
     """Return the rows of a partition after a position; see `described` for the sources."""
     if "folder" in source:
         return _written(Path(source["folder"]) / str(partition), after)
@@ -72,11 +72,11 @@ def described(
     return {"folder": str(folder)}
 
 
-def _dealt(stream: Stream, dealing: Dealing, partition: int, after: int, segment: str) -> Iterator[Piece]:
+def _dealt(stream: Stream, dealing: Dealing, partition: int, after: int, segment: str) -> Iterator[DealtRows]:
     """Yield the rows of one partition, as they are encoded."""
     size = dealing.every // dealing.count
     for chunk in stream.dealt(_keeper(dealing, partition), dealing.key).chunks(after, size, segment):
-        yield Piece(chunk.examples, chunk.rejected, chunk.last)
+        yield DealtRows(chunk.examples, chunk.rejected, chunk.last)
 
 
 def _keeper(dealing: Dealing, partition: int) -> Keep:
@@ -104,16 +104,16 @@ def _write_examples(pieces: Iterable[Examples], dealing: Dealing, folder: Path) 
             number += 1
             for partition in range(dealing.count):
                 own = select(numbered, (owner == partition) | (owner == EVERYONE))
-                _save(Piece(own, (), before), folder / str(partition), number)
+                _save(DealtRows(own, (), before), folder / str(partition), number)
 
 
-def _write(pieces: Iterable[Piece], folder: Path) -> None:
+def _write(pieces: Iterable[DealtRows], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, piece in enumerate(pieces, 1):
         _save(piece, folder, number)
 
 
-def _save(piece: Piece, folder: Path, number: int) -> None:
+def _save(piece: DealtRows, folder: Path, number: int) -> None:
     """Write a piece; its indptr begins at 0."""
     examples, batch = piece.examples, piece.examples.batch
     entries = slice(batch.indptr[0], batch.indptr[-1])
@@ -128,7 +128,7 @@ def _save(piece: Piece, folder: Path, number: int) -> None:
     _private.write(folder / f"{number:09}-{piece.last}", dump(arrays, header))
 
 
-def _written(folder: Path, after: int) -> Iterator[Piece]:
+def _written(folder: Path, after: int) -> Iterator[DealtRows]:
     """Yield the rows in a folder after a position."""
     for path in sorted(folder.iterdir()):
         last = int(path.name.partition("-")[2])
@@ -141,4 +141,4 @@ def _written(folder: Path, after: int) -> Iterator[Piece]:
         left = int(np.searchsorted(examples.position, after, "right"))
         rejected = msgspec.convert(header["rejected"], list[Rejected])
         known = tuple(row for row in rejected if row.at > after)
-        yield Piece(cut(examples, left, len(examples.y)), known, last)
+        yield DealtRows(cut(examples, left, len(examples.y)), known, last)

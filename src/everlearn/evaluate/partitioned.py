@@ -7,10 +7,8 @@ are scored in the order of the stream, with the naive baselines, so the metrics 
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,7 +19,8 @@ from everlearn.evaluate.scoring import NaiveScores, Scored
 from everlearn.model import Model, copied, cut, prefixed, within
 from everlearn.records import Arrays, Examples, Rejected
 from everlearn.scale.partitions.dealing import Dealing, checked
-from everlearn.scale.partitions.group import Barrier, Group, Position, Reached, Scores
+from everlearn.scale.partitions.group import Barrier, Group, Position, Reached, StretchScores
+from everlearn.scale.partitions.shared import scratch
 from everlearn.schema import moments
 from everlearn.schema.layout import width
 from everlearn.stream import Stream
@@ -62,7 +61,7 @@ class PartitionedScores:
         self.events = self.rejected = 0
         self.rejects: list[Rejected] = []
 
-    def add(self, found: Scores) -> None:
+    def add(self, found: StretchScores) -> None:
         """Add the rows between two barriers."""
         begin, n = int(np.searchsorted(found.examples.position, self._warm, "right")), len(found.examples.y)
         if n > begin:
@@ -87,7 +86,7 @@ class PartitionedScores:
         self.rejects = msgspec.convert(header["rejects"], list[Rejected])
 
 
-class Start(NamedTuple):
+class StartBarrier(NamedTuple):
     """Where learning begins: at the start of the stream, or at a barrier with the arrays that stay in partitions."""
 
     position: Position = Position()
@@ -101,7 +100,7 @@ def learned(
     scores: PartitionedScores,
     *,
     segment: str = "",
-    start: Start | None = None,
+    start: StartBarrier | None = None,
     watch: Callable[[Group, Reached], None] | None = None,
 ) -> tuple[list[Barrier], Costs]:
     """Learn a stream in partitions and score it; return the barriers, and what it cost.
@@ -110,11 +109,11 @@ def learned(
     called at each barrier after its rows were scored. Raises `ConfigError` for a model that cannot be merged, or rows
     that cannot be dealt.
     """
-    begin, barriers = start or Start(), list[Barrier]()
+    begin, barriers = start or StartBarrier(), list[Barrier]()
     timed = moments.clock(stream.schema) if isinstance(stream, Stream) else None
     returned = (0, 0) if timed is None else (timed, timed + width("datetime"))
-    with tempfile.TemporaryDirectory(prefix="everlearn-rows-") as folder:
-        source = dealt_rows.described(stream, checked(dealing), segment, Path(folder))
+    with scratch() as folder:
+        source = dealt_rows.described(stream, checked(dealing), segment, folder / "rows")
         with Group(model, dealing, dealt_rows.OPENER, source, begin.position, begin.local, returned) as group:
             meter = _Meter(group)
             for reached in group.run():

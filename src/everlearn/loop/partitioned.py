@@ -1,4 +1,4 @@
-"""Runs with `partitions.count` above 1: files through several learners, in a home of its own kind.
+"""Runs with `partitions.count` above 1: files through several learners, in a home of another kind.
 
     home/lock                 held by the one process that runs
     home/partitions.sqlite    the settings, a decision for each merge with its cursors, and checkpoints
@@ -20,7 +20,7 @@ import msgspec
 
 from everlearn import _private, events, metrics, report, schema
 from everlearn.errors import ConfigError, InputError
-from everlearn.evaluate.partitioned import Costs, PartitionedScores, Start, learned
+from everlearn.evaluate.partitioned import Costs, PartitionedScores, StartBarrier, learned
 from everlearn.evaluate.scoring import NaiveScores, Scored, task_of
 from everlearn.events import Log
 from everlearn.loop import commands
@@ -40,8 +40,11 @@ KEPT = 2  # checkpoints
 Progress = Callable[[int, PartitionedScores], None]
 Watch = Callable[[Group, Reached], None]
 
-# Settings of parts that a run in partitions does not have; gate, drift and replay have no effect.
-_ABSENT = ("feedback", "decision", "bandit", "log", "limits", "class_weight", "mlflow")
+# Settings of parts that a run in partitions does not have
+_ABSENT = (
+    *("gate", "drift", "replay", "feedback", "decision", "bandit", "log", "limits", "class_weight", "strict"),
+    *("challengers", "mlflow"),
+)
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -145,12 +148,12 @@ class PartitionedRun:
             )
         return stored
 
-    def _restore(self) -> Start:
+    def _restore(self) -> StartBarrier:
         """Load the last checkpoint; return where learning begins."""
         saved = [event.payload for event in events.scan(self._log, kinds=("checkpoint",))]
         checkpoints = [one for one in saved if isinstance(one, Checkpoint)]
         if not checkpoints:
-            return Start()
+            return StartBarrier()
         self._checkpoints = [one.blob for one in checkpoints[-KEPT:]]
         arrays, header = self._blobs.get(checkpoints[-1].blob)
         local = within(arrays, "local/")
@@ -158,7 +161,7 @@ class PartitionedRun:
         self.scores.load(within(arrays, "scores/"), header["scores"])
         self.rows = [int(rows) for rows in header["rows"]]
         self.merges = int(header["number"])
-        return Start(Position(self.merges, checkpoints[-1].at), local)
+        return StartBarrier(Position(self.merges, checkpoints[-1].at), local)
 
     def _note(self, reached: Reached, restarts: int) -> None:
         """Record a barrier, or check that one made again is the recorded one; save now and then."""
@@ -245,7 +248,7 @@ def opened(spec: Spec, folder: Path, stream: Stream) -> Iterator[PartitionedRun]
     check(spec)
     if events.exists(folder):
         raise ConfigError(
-            f"{folder} is the home of a loop with one learner; partitions expect a home of their own. Set `home` to "
+            f"{folder} is the home of a loop with one learner; partitions expect another home. Set `home` to "
             "another folder, or partitions.count to 1"
         )
     lock = held(folder)

@@ -11,6 +11,7 @@ from tests.support.partitions import grown, labelled, learner
 SPEC = {"family": "neural", "task": "binary", "dense": 3, "hashed": 16, "classes": 2, "memory": {"bytes": 4096}}
 
 
+@pytest.mark.slow
 def test_weights_are_averaged_and_the_memory_stays() -> None:
     base = learner(SPEC, labelled(60))
     parts = [grown(SPEC, base.arrays, p, 2, labelled(n, 1 + p)).arrays for p, n in enumerate((60, 20))]
@@ -26,6 +27,7 @@ def test_weights_are_averaged_and_the_memory_stays() -> None:
     assert found["inputs/moments"][0].tolist() == alone["inputs/moments"][0].tolist()
 
 
+@pytest.mark.slow
 def test_terms_of_one_history_are_refused() -> None:
     spec = build({**SPEC, "terms": [{"kind": "ewc"}]}).spec
     with pytest.raises(ConfigError, match="got a neural model with terms ewc"):

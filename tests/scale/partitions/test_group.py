@@ -15,7 +15,7 @@ from everlearn.model import build
 from everlearn.records import Arrays, Examples
 from everlearn.scale.partitions.dealing import Dealing
 from everlearn.scale.partitions.group import Barrier, Group, Position, Reached
-from everlearn.scale.partitions.learner import Rows, replayed
+from everlearn.scale.partitions.learner import PartitionRows, replayed
 from tests.support.partitions import BINARY, labelled, same
 
 LINEAR: dict[str, Any] = {"family": "linear", **BINARY}
@@ -30,7 +30,7 @@ def source(tmp_path: Path) -> dict[str, Any]:
 
 def replay(source: dict[str, Any], barriers: list[Barrier], spec: dict[str, Any] = LINEAR) -> Arrays:
     """Return the arrays that one process makes from the recorded cursors."""
-    rows = [Rows(dealt_rows.rows_of(source, DEALING, p, 0)) for p in range(DEALING.count)]
+    rows = [PartitionRows(dealt_rows.rows_of(source, DEALING, p, 0)) for p in range(DEALING.count)]
     return replayed(spec, build(spec).arrays, rows, [(one.cursors, one.opening) for one in barriers])
 
 
@@ -53,6 +53,7 @@ def test_processes_make_what_the_recorded_cursors_say(source: dict[str, Any]) ->
         assert same(one.arrays, replay(source, barriers[:last]))
 
 
+@pytest.mark.slow
 def test_every_row_is_scored_once_in_the_order_of_the_stream(source: dict[str, Any]) -> None:
     found = [one.scores for one in whole(Group(build(LINEAR), DEALING, dealt_rows.OPENER, source))]
     position = np.concatenate([one.examples.position for one in found])
@@ -60,7 +61,10 @@ def test_every_row_is_scored_once_in_the_order_of_the_stream(source: dict[str, A
     assert np.concatenate([one.examples.y for one in found]).tolist() == EXAMPLES.y.tolist()
 
 
-@pytest.mark.parametrize("killed", [{1: 0}, {2: 1}, {4: 0}, {1: 1, 2: 0, 3: 1}])
+SLOW = [pytest.param(killed, marks=pytest.mark.slow) for killed in ({1: 0}, {4: 0}, {1: 1, 2: 0, 3: 1})]
+
+
+@pytest.mark.parametrize("killed", [{2: 1}, *SLOW])
 def test_a_killed_learner_begins_again_and_the_arrays_are_the_same(
     source: dict[str, Any], killed: dict[int, int]
 ) -> None:
@@ -72,6 +76,7 @@ def test_a_killed_learner_begins_again_and_the_arrays_are_the_same(
     assert group.pids == []
 
 
+@pytest.mark.slow
 def test_a_group_goes_on_from_a_barrier(source: dict[str, Any]) -> None:
     found = list(whole(Group(build(LINEAR), DEALING, dealt_rows.OPENER, source)))
     model, third = build(LINEAR), found[2]
@@ -90,12 +95,14 @@ def test_an_error_of_a_learner_is_raised(tmp_path: Path) -> None:
     assert group.pids == []
 
 
+@pytest.mark.slow
 def test_a_learner_that_dies_again_and_again_ends_the_group(source: dict[str, Any]) -> None:
     group = Group(build(LINEAR), DEALING, "tests.support.partitions:deadly_rows", source)
     with group, pytest.raises(EverlearnError, match="ended 3 times with status -9 while it learned the rows after 0"):
         list(group.run())
 
 
+@pytest.mark.slow
 def test_a_group_without_rows_has_no_barrier(tmp_path: Path) -> None:
     nothing = dealt_rows.described(list[Examples](), DEALING, "", tmp_path)
     assert list(whole(Group(build(LINEAR), DEALING, dealt_rows.OPENER, nothing))) == []

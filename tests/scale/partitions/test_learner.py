@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from everlearn.model import build, copied, cut, select
 from everlearn.records import Arrays
 from everlearn.scale.partitions.dealing import Dealing
-from everlearn.scale.partitions.learner import PartitionLearner, Rows, merged, replayed
+from everlearn.scale.partitions.learner import PartitionLearner, PartitionRows, merged, replayed
 from tests.support.partitions import BINARY, dealt, labelled, learner, same
 
 LINEAR: dict[str, Any] = {"family": "linear", **BINARY}
@@ -104,7 +104,7 @@ def test_each_row_is_predicted_before_it_is_learned() -> None:
 
 
 def test_no_rows_end_at_once() -> None:
-    rows = Rows([], after=5)
+    rows = PartitionRows([], after=5)
     assert rows.upto(10) == []
     assert rows.ended
     assert rows.last == 5

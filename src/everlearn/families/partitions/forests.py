@@ -90,7 +90,7 @@ def merge_mondrian(spec: Mapping[str, Any], base: Arrays, parts: Sequence[Arrays
 
 
 def merge_targets(base: Floats, parts: Sequence[Floats]) -> Floats:
-    """Merge what is known of the targets: their number and mean are those of all rows, their range is that of all."""
+    """Merge the knowledge of the targets: their number and mean are those of all rows, their range is that of all."""
     found = next((part.copy() for part in (base, *parts) if part[mondrian.UNIT] > 0.0), parts[0].copy())
     seen = [part[mondrian.SEEN_TARGETS] - base[mondrian.SEEN_TARGETS] for part in parts]
     found[mondrian.SEEN_TARGETS] = base[mondrian.SEEN_TARGETS] + sum(seen)
@@ -111,7 +111,7 @@ def own(model: Model, partition: int, partitions: int) -> None:
     if partitions > trees:
         raise ConfigError(
             f"partitions: got {partitions} for a forest of {trees} trees; expected at most {trees}, since each "
-            "partition trains trees of its own. Give the model more trees, or fewer partitions"
+            "partition trains other trees. Give the model more trees, or fewer partitions"
         )
     cast(Trees | Mondrian, model).train_every(partition, partitions)
 

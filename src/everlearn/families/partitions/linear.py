@@ -5,8 +5,8 @@ dense weights    averaged by rows. Every learner moves at the full rate, and the
 hashed weights   averaged by the information that each part had of an entry: the squared gradients that it summed. An
                  entry of which one part alone saw rows moves as in one learner
 squared sums     added, so rates fall as they do in one learner
-settled columns  running means: each part's mean of its own rows since the base, with the weight that one learner would
-                 have given to all of these rows
+settled columns  running means: each part's mean of the rows that it saw since the base, with the weight that one
+                 learner would have given to all of these rows
 share, scale     averaged by rows
 counts           added
 """
@@ -123,7 +123,7 @@ def _settle(
 def kept(rows: float, more: float) -> float:
     """Return the weight that a settled column, a mean over `rows`, keeps after `more` rows.
 
-    Row r takes the part 4 / (r + 3), until that is the least part; the product of what is left telescopes.
+    Row r takes the part 4 / (r + 3), until that is the least part; the product of the rest telescopes.
 
     >>> kept(0.0, 1.0), kept(1.0, 1.0), round(kept(1e6, 1e4), 3)
     (0.0, 0.2, 0.368)

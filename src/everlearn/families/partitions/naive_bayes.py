@@ -2,8 +2,8 @@
 
 The bank that counts all rows alike is a sum: the counts of all parts since the base are added, and are those of one
 learner. In the bank whose older rows fade, the weight of a row grows, so the counts of each part are first divided by
-it; then they are averaged, as each part remembers as many rows as one learner does. What is learned of the likelihoods
-(the temper, the loss of late) is averaged.
+it; then they are averaged, as each part remembers as many rows as one learner does. The state of the
+likelihoods (the temper, the loss of late) is averaged.
 """
 
 from __future__ import annotations

@@ -10,10 +10,9 @@ import os
 import selectors
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self, cast
@@ -30,7 +29,7 @@ from everlearn.records import Arrays, Batch, Examples, Rejected, Singles
 from everlearn.scale.partitions.dealing import Dealing, checked
 from everlearn.scale.partitions.messages import Done, Failed, PartitionSetup, Step, read_reply, send
 from everlearn.scale.partitions.process import MERGED
-from everlearn.scale.partitions.shared import SharedArrays
+from everlearn.scale.partitions.shared import MEMORY, SharedArrays, scratch
 from everlearn.version.codec import dump, load
 
 NO_ENTRIES = np.zeros(0, np.int32), np.zeros(0, np.float32)  # of a batch without hashed entries
@@ -59,7 +58,7 @@ class Barrier(NamedTuple):
     opening: bool
 
 
-class Scores(NamedTuple):
+class StretchScores(NamedTuple):
     """The predictions of all partitions between two barriers, in the order of the stream.
 
     `examples` are the rows that were predicted, with those dense columns alone that come back. `scores`
@@ -80,7 +79,7 @@ class Reached(NamedTuple):
     barrier: Barrier
     arrays: Arrays
     local: Arrays
-    scores: Scores
+    scores: StretchScores
 
 
 class Member:
@@ -151,14 +150,12 @@ class Group:
         self._spec, self._base = dict(model.spec), copied(model.arrays)
         self._at, self._local = position or Position(), dict(local or {})
         self._members = [Member() for _ in range(dealing.count)]
-        memory = Path("/dev/shm")
-        place = str(memory) if os.access(memory, os.W_OK) else None
-        self._folder = tempfile.TemporaryDirectory(prefix="everlearn-", dir=place)
+        self._undo = ExitStack()
+        folder = self._undo.enter_context(scratch(MEMORY))
         self._setup = PartitionSetup(
-            spec=self._spec, dealing=dealing, partition=0, rows=rows, source=dict(source), folder=self._folder.name,
+            spec=self._spec, dealing=dealing, partition=0, rows=rows, source=dict(source), folder=str(folder),
             path=sys.path, returned=returned,
         )  # fmt: skip
-        folder = Path(self._folder.name)
         self._merged = SharedArrays(folder / MERGED, self._base)
         self._parts = [SharedArrays(folder / f"part-{index}", self._base) for index in range(dealing.count)]
         self.merging, self.restarts = 0.0, 0  # CPU seconds of merging; learners that were started again
@@ -175,7 +172,7 @@ class Group:
         """End all processes, and remove the shared files."""
         for member in self._members:
             member.stop()
-        self._folder.cleanup()
+        self._undo.close()
 
     @property
     def pids(self) -> list[int]:
@@ -215,7 +212,7 @@ class Group:
         """Start the process of a partition at the last barrier."""
         own, path = within(self._local, f"{index}/"), ""
         if own:
-            path = str(Path(self._folder.name) / f"local-{index}")
+            path = str(Path(self._setup.folder) / f"local-{index}")
             _private.write(Path(path), dump(own, {}))
         self._members[index].start(
             msgspec.structs.replace(self._setup, partition=index, after=self._at.at, local=path)
@@ -291,7 +288,7 @@ class Group:
             self._local |= prefixed(f"{index}/", copied(staying))
 
 
-def _scores(done: Sequence[Done]) -> Scores:
+def _scores(done: Sequence[Done]) -> StretchScores:
     """Return the predictions that the partitions wrote, in the order of the stream; their files are removed."""
     found: list[Arrays] = []
     rejected: list[Rejected] = []
@@ -307,7 +304,7 @@ def _scores(done: Sequence[Done]) -> Scores:
     if not found:
         nothing = Batch(np.zeros((0, 0), np.float32), np.zeros(1, np.int64), *NO_ENTRIES)
         none = Examples(nothing, np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        return Scores(none, np.zeros((0, 0), np.float32), tuple(rejected))
+        return StretchScores(none, np.zeros((0, 0), np.float32), tuple(rejected))
     whole = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
     if (np.diff(whole["position"]) < 0).any():
         order = np.argsort(whole["position"], kind="stable")
@@ -315,7 +312,7 @@ def _scores(done: Sequence[Done]) -> Scores:
     batch = Batch(whole["dense"], np.zeros(len(whole["y"]) + 1, np.int64), *NO_ENTRIES)
     segment = bytes_of(whole["segment"]) if "segment" in whole else None
     examples = Examples(batch, whole["y"], whole["weight"], whole["position"], segment)
-    return Scores(examples, whole["scores"], tuple(rejected))
+    return StretchScores(examples, whole["scores"], tuple(rejected))
 
 
 def bytes_of(numbers: NDArray[np.uint8]) -> NDArray[np.bytes_]:

@@ -12,7 +12,7 @@ from everlearn.model import Model, build, copied, cut
 from everlearn.records import Arrays, Examples, Rejected, Singles
 
 
-class Piece(NamedTuple):
+class DealtRows(NamedTuple):
     """Some rows of a partition, in order, the rejected ones among them, and the position of the stream reached."""
 
     examples: Examples
@@ -20,15 +20,15 @@ class Piece(NamedTuple):
     last: int
 
 
-class Rows:
+class PartitionRows:
     """The rows of one partition, taken up to one position after the other; `ended` once there are no more."""
 
-    def __init__(self, pieces: Iterable[Piece], after: int = 0) -> None:
-        self._pieces: Iterator[Piece] = iter(pieces)
-        self._left: Piece | None = None
+    def __init__(self, pieces: Iterable[DealtRows], after: int = 0) -> None:
+        self._pieces: Iterator[DealtRows] = iter(pieces)
+        self._left: DealtRows | None = None
         self.last, self.ended = after, False
 
-    def upto(self, position: int) -> list[Piece]:
+    def upto(self, position: int) -> list[DealtRows]:
         """Return the rows not taken yet, up to a position of the stream."""
         found = []
         while self.last < position and not self.ended:
@@ -51,13 +51,13 @@ class Rows:
         return not self.ended
 
 
-def _split(piece: Piece, position: int) -> tuple[Piece, Piece]:
+def _split(piece: DealtRows, position: int) -> tuple[DealtRows, DealtRows]:
     """Return the rows of a piece up to a position, and the others."""
     at = int(np.searchsorted(piece.examples.position, position, "right"))
     before = tuple(row for row in piece.rejected if row.at <= position)
-    first = Piece(cut(piece.examples, 0, at), before, position)
+    first = DealtRows(cut(piece.examples, 0, at), before, position)
     rest = cut(piece.examples, at, len(piece.examples.y))
-    return first, Piece(rest, piece.rejected[len(before) :], piece.last)
+    return first, DealtRows(rest, piece.rejected[len(before) :], piece.last)
 
 
 class PartitionLearner:
@@ -104,7 +104,7 @@ def merged(learners: Sequence[PartitionLearner], base: Arrays, *, opening: bool 
 
 
 def replayed(
-    spec: Mapping[str, Any], base: Arrays, rows: Sequence[Rows], barriers: Iterable[tuple[Sequence[int], bool]]
+    spec: Mapping[str, Any], base: Arrays, rows: Sequence[PartitionRows], barriers: Iterable[tuple[Sequence[int], bool]]
 ) -> Arrays:
     """Return the merged arrays after some barriers, learned again in this process.
 

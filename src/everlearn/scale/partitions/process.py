@@ -20,7 +20,7 @@ import numpy as np
 from everlearn import _private
 from everlearn.errors import EverlearnError
 from everlearn.records import Arrays, Rejected, Singles
-from everlearn.scale.partitions.learner import PartitionLearner, Piece, Rows
+from everlearn.scale.partitions.learner import DealtRows, PartitionLearner, PartitionRows
 from everlearn.scale.partitions.messages import Done, Failed, PartitionSetup, Step, send
 from everlearn.scale.partitions.shared import SharedArrays
 from everlearn.version.codec import dump, load
@@ -28,11 +28,11 @@ from everlearn.version.codec import dump, load
 MERGED = "merged"  # the file of the merged arrays; "part-0" and so on are those of the partitions
 
 
-def opened(setup: PartitionSetup) -> Iterable[Piece]:
+def opened(setup: PartitionSetup) -> Iterable[DealtRows]:
     """Return the rows of a partition, from where its setup begins."""
     module, _, name = setup.rows.partition(":")
     find = getattr(importlib.import_module(module), name)
-    found: Iterable[Piece] = find(setup.source, setup.dealing, setup.partition, setup.after)
+    found: Iterable[DealtRows] = find(setup.source, setup.dealing, setup.partition, setup.after)
     return found
 
 
@@ -42,12 +42,12 @@ class PartitionProcess:
     def __init__(self, setup: PartitionSetup) -> None:
         self._setup = setup
         self._learner = PartitionLearner(setup.spec, setup.partition, setup.dealing.count)
-        self._rows = Rows(opened(setup), setup.after)
+        self._rows = PartitionRows(opened(setup), setup.after)
         folder, arrays = Path(setup.folder), self._learner.model.arrays
         self._merged = SharedArrays(folder / MERGED, arrays)
         self._part = SharedArrays(folder / f"part-{setup.partition}", arrays)
         self._local: Arrays | None = load(Path(setup.local).read_bytes(), Path(setup.local))[0] if setup.local else None
-        self._ahead: list[Piece] = []
+        self._ahead: list[DealtRows] = []
 
     def step(self, step: Step) -> Done:
         """Learn the rows of a step, and write their predictions and the arrays."""
@@ -71,7 +71,7 @@ class PartitionProcess:
         """Read and encode the rows of the next step while the group merges."""
         self._ahead = self._rows.upto(self._setup.dealing.next_barrier(step.upto))
 
-    def _write_result(self, number: int, pieces: list[Piece], scores: list[Singles]) -> str:
+    def _write_result(self, number: int, pieces: list[DealtRows], scores: list[Singles]) -> str:
         """Write the predictions of a step, with what scores need of its rows; return the path."""
         examples, columns = [piece.examples for piece in pieces], slice(*self._setup.returned)
         arrays: Arrays = {}

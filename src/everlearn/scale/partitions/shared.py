@@ -1,13 +1,18 @@
-"""Arrays in a file that several processes map: names, shapes and dtypes are those of one model.
+"""Arrays in a file that several processes map, and the folder for such files.
 
-Each process builds the same model, so each knows the layout. Nothing here waits or locks: who may write when is decided
-by messages (see `group`).
+Names, shapes and dtypes are those of one model. Each process builds the same model, so each knows the layout. Nothing
+here waits: messages decide when a process may write (see `group`).
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +20,32 @@ import numpy as np
 from everlearn import _private
 from everlearn.records import Arrays
 
+MEMORY = Path("/dev/shm")  # where files stay in memory, if the system has it
 _ALIGNED = 64  # bytes
+_PREFIX, _LOCK = "everlearn-partitions-", "lock"
+
+
+@contextmanager
+def scratch(place: Path | None = None) -> Iterator[Path]:
+    """Make a folder for this user alone in `place`, by default that of temporary files, and remove it at the end.
+
+    A process that is killed leaves its folder; the next call removes it, since the lock in it is free.
+    """
+    parent = Path(tempfile.gettempdir()) if place is None or not os.access(place, os.W_OK) else place
+    for other in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError), (other / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(other, ignore_errors=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
+    folder = parent / hidden.name[1:]
+    try:
+        _private.touch(hidden / _LOCK)
+        with (hidden / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            hidden.rename(folder)  # locked before another process can find it
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class SharedArrays:
