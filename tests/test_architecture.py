@@ -49,6 +49,7 @@ FILE_LINES, FUNCTION_LINES, ATTRIBUTES, SENTENCES = 500, 60, 15, 3
 TEST_FILES = sorted(TESTS.rglob("test_*.py"))
 WHOLE_SYSTEM = {
     "test_architecture": "the tree itself",
+    "scale/test_engines": "one application on several engines",
     "scale/test_followers": "servers of one loop on several machines",
     "scale/test_encrypted_server": "a server whose log encrypts",
     "scale/test_served": "a server whose log is in a database",

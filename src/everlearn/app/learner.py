@@ -52,7 +52,7 @@ WORK = 5.0  # seconds of learning after which a checkpoint is due
 BUSY, IDLE = 0.001, 0.01  # seconds of sleep between two reads of the log
 STATUS = 0.2  # seconds between two writes of the status
 LOOK = 0.05  # seconds between two looks whether the home is still in its place
-EARLY = 0.05  # seconds between two publications of the early feedback that is held
+EARLY = 0.05  # seconds between two publications of early feedback
 TIDY = 1.0  # seconds between two moves of the write-ahead log into the log
 RETRY = (0.2, 5.0)  # seconds of pause after a failed write: the first, and the longest
 LAST = 20.0  # seconds to catch up before the process ends
@@ -402,8 +402,7 @@ class Learner:
 
     def _wait(self, status: StatusFile, trouble: str) -> None:
         """Report the trouble until it is time to try again."""
-        until = time.monotonic() + self.pause
-        self.pause = min(RETRY[1], 2 * self.pause)
+        until, self.pause = time.monotonic() + self.pause, min(RETRY[1], 2 * self.pause)
         while time.monotonic() < until and not self.stop.is_set():
             status.write(None, trouble=trouble)
             self.stop.wait(STATUS)

@@ -15,7 +15,6 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from everlearn.app.process import Pool
 from everlearn.cli.console import TOML, Config, Json, Reason, aside, home_of, print_json, screen
 from everlearn.errors import ConfigError
 
@@ -79,14 +78,12 @@ def serve(
 
     path = file or config_path
     tls = ssl_certfile, ssl_keyfile, ssl_keyfile_password
+    of_one, of_many = workers is not None or follow or bool(on), processes is not None or create or loop_rate > 0
+    _check_options(path.is_dir(), of_one, of_many)
     if path.is_dir():
-        if workers is not None or follow or on:
-            raise ConfigError("--workers, --follow, --on: got one for a folder of loops; expected --processes")
         bounds = Pool(processes or cores(), memory << 20, loop_rate, create)
         start_many(path, bounds, host, port, tls, log_format)
         return
-    if processes is not None or create or loop_rate:
-        raise ConfigError("--processes, --create, --loop-rate: got one for a single loop; expected a folder of loops")
     spec = with_address(config.load(path), host, port, workers)
     if on:
         from everlearn.cli.places import serve_on
@@ -97,6 +94,14 @@ def serve(
         serve_on(on, spec, home, least, upto, detach, ssl_certfile, ssl_keyfile, log_format)
         return
     start(spec, config.home(spec, path), *tls, log_format, follow)
+
+
+def _check_options(many: bool, of_one: bool, of_many: bool) -> None:
+    """Raise `ConfigError` for options of a single loop with a folder of loops, and the other way round."""
+    if many and of_one:
+        raise ConfigError("--workers, --follow, --on: got one for a folder of loops; expected --processes")
+    if not many and of_many:
+        raise ConfigError("--processes, --create, --loop-rate: got one for a single loop; expected a folder of loops")
 
 
 def rejudge(
