@@ -21,6 +21,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 import everlearn as el
 from everlearn import events
+from everlearn.bridges.mlflow import Follower
 from everlearn.errors import ConfigError, InputError, InUse, LogError
 from everlearn.events import Log, connect, key, row, scan, url_of
 from everlearn.loop.backup import backup
@@ -336,6 +337,9 @@ def test_a_loop_learns_the_same_as_in_a_folder(stream: str, server: Server, tmp_
                 with pytest.raises(InUse):
                     el.open(spec, home=tmp_path / "other" / f"loop-{rows}")
             before = loop.versions()
+            mirrored = Follower(home, spec)
+            mirrored._read()  # as it does before it copies to a registry
+            assert mirrored._versions.list() == before
             assert loop.rollback().id in {version.id for version in before}
     assert states[0] == states[1] == states[2]
     assert decided[0] == decided[1] == decided[2]
