@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 token = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
 
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Answer with the models of the learner on another machine; learn nothing.")
+]
+Processes = Annotated[
+    int | None, typer.Option(min=1, max=256, help="A folder: how many processes learn, and answer; default: cores.")
+]
+
 
 def serve(
     file: Annotated[
@@ -41,12 +48,8 @@ def serve(
     ssl_keyfile: Annotated[str, typer.Option(help="The private key of the certificate.")] = "",
     ssl_keyfile_password: Annotated[str, typer.Option(help="The password of the private key.")] = "",
     log_format: Annotated[Literal["text", "json"], typer.Option(help="The format of the server's log.")] = "text",
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Answer with the models of the learner on another machine; learn nothing.")
-    ] = False,
-    processes: Annotated[
-        int | None, typer.Option(min=1, max=256, help="A folder: how many processes learn, and answer; default: cores.")
-    ] = None,
+    follow: Follow = False,
+    processes: Processes = None,
     memory: Annotated[int, typer.Option(min=1, help="A folder: the MiB of all loops in memory together.")] = 1024,
     loop_rate: Annotated[
         float, typer.Option(min=0, help="A folder: requests a second to one loop, from each process; 0: any number.")
@@ -81,9 +84,9 @@ def serve(
     of_one, of_many = workers is not None or follow or bool(on), processes is not None or create or loop_rate > 0
     _check_options(path.is_dir(), of_one, of_many)
     if path.is_dir():
-        bounds = Pool(processes or cores(), memory << 20, loop_rate, create)
-        start_many(path, bounds, host, port, tls, log_format)
-        return
+        return start_many(
+            path, Pool(processes or cores(), memory << 20, loop_rate, create), host, port, tls, log_format
+        )
     spec = with_address(config.load(path), host, port, workers)
     if on:
         from everlearn.cli.places import serve_on
@@ -91,9 +94,8 @@ def serve(
         if follow or ssl_keyfile_password:
             raise ConfigError(f"--on: got it with {'--follow' if follow else '--ssl-keyfile-password'}; leave that out")
         home, upto = config.home(spec, path), least if most is None else most
-        serve_on(on, spec, home, least, upto, detach, ssl_certfile, ssl_keyfile, log_format)
-        return
-    start(spec, config.home(spec, path), *tls, log_format, follow)
+        return serve_on(on, spec, home, least, upto, detach, ssl_certfile, ssl_keyfile, log_format)
+    return start(spec, config.home(spec, path), *tls, log_format, follow)
 
 
 def _check_options(many: bool, of_one: bool, of_many: bool) -> None:
