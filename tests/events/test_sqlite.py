@@ -412,6 +412,20 @@ def test_a_resting_log_holds_no_file_and_goes_on_where_it_was(tmp_path: Path) ->
         log.end()
 
 
+def test_a_second_log_of_one_process_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    """Another process that closes the file last would otherwise delete the write-ahead log in use."""
+    path = tmp_path / "log.sqlite"
+    with SqliteLog(path) as log:
+        log.append([example("a")])
+        log.read()
+        number, before = path.stat().st_ino, Path("/proc/locks").read_text()
+        SqliteLog(path).close()
+        held = [line.split()[4:8] for line in before.splitlines() if f":{number} " in line]
+        after = [line.split()[4:8] for line in Path("/proc/locks").read_text().splitlines() if f":{number} " in line]
+        assert held
+        assert after == held
+
+
 def test_a_resting_log_does_not_open_another_file_in_its_place(tmp_path: Path) -> None:
     with SqliteLog(tmp_path / "log.sqlite") as log:
         log.append([example("a")])
