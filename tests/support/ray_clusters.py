@@ -111,6 +111,8 @@ class RayCluster:
         """Start the head; with `redis`, it keeps its state there."""
         more = {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": "everlearn-test"} if redis else {}
         options = ["--head", f"--port={self.port}", f"--ray-client-server-port={self.client_port}"]
+        # Raylets of other nodes on this machine have the address of a head that died: Ray takes it for one that runs.
+        (self.folder / "r" / "ray_current_cluster").unlink(missing_ok=True)
         options += ["--include-dashboard=false", f"--temp-dir={self.folder / 'r'}"]
         return self._start("head", options, cpus, gpus, more)
 
