@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,8 +17,13 @@ def create(path: Path) -> BinaryIO:
 
 
 def touch(path: Path) -> None:
-    """Create an empty file for its owner alone, unless it exists. Raises OSError."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, MODE))
+    """Create an empty file for its owner alone, unless it exists. Raises OSError.
+
+    A file that exists is not opened: to close it again would drop all POSIX locks that this process has on it, such as
+    those of SQLite.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, MODE))
 
 
 def write(path: Path, content: bytes) -> None:

@@ -81,9 +81,8 @@ def writer(path: Path, durability: Durability, tidy: bool) -> sqlite3.Connection
 
     Raises `LogError` for the database of another program, or of a newer format.
     """
-    if not path.exists():  # to open and close it otherwise would drop all locks that this process has on it
-        with suppress(OSError):  # which SQLite reports as well; the files beside it get the rights of this one
-            _private.touch(path)
+    with suppress(OSError):  # which SQLite reports as well; the files beside it get the rights of this one
+        _private.touch(path)
     connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
     try:
         if _is_blank(connection):
