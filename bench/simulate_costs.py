@@ -7,7 +7,8 @@ measure   each operation by itself, at several sizes; a line (fixed + each * n) 
 validate  a real server under a steady load of half predictions, half labels (open loop); the processor time of worker
           and learner and the time from a label to what serves are printed beside those of the simulation.
 
-Both need a quiet machine with two cores, and wrk. PostgreSQL and moto are started here.
+Both need a quiet machine with two cores, and wrk. PostgreSQL, three servers
+of NATS and moto are started here.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ import numpy as np
 from scipy.optimize import nnls
 
 import serve
+from everlearn.app import supervisor
 from everlearn.app.counters import read as read_counters
 from everlearn.app.learner import IDLE
-from everlearn.events import Log, SqliteLog, connect, row
+from everlearn.events import Log, SqliteLog, connect, row, url_of
 from everlearn.loop.loop import Loop
 from everlearn.records import Label, Payload, Prediction
 from everlearn.scale.objects import shared
@@ -48,6 +50,7 @@ from serve import ROW, SPEC, address, await_learner, await_port, ours, paced, re
 from simulate import WARM, Costs, Line, Partition, numbers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.nats import NatsServers
 from tests.support.postgres import Server
 
 FAMILIES = ("linear", "auto")
@@ -274,6 +277,12 @@ def measure(options: argparse.Namespace, folder: Path) -> Costs:
             commits["postgresql"], clients["postgresql"] = commit_costs(log, "one", options.seconds)
     finally:
         server.stop()
+    servers = NatsServers(3)
+    try:
+        with connect(url_of(folder / "nats", f"{servers.url}/costs?replicas=3")) as log:
+            commits["nats"], clients["nats"] = commit_costs(log, "one", options.seconds)
+    finally:
+        servers.stop()
     folds, sizes, published = dict[str, Line](), dict[str, float](), list[tuple[float, float]]()
     for family in FAMILIES:
         folds[family], sizes[family], line = fold_costs(family, folder)
@@ -316,6 +325,49 @@ def validate(options: argparse.Namespace, folder: Path, costs: Costs) -> None:
         }
         for name, value in found.items():
             print(f"{rate:9,.0f} {name:<22} {value:10.3f} {guess[name]:10.3f} {guess[name] / value:6.2f}", flush=True)
+    followed(costs, 200.0, options.seconds, folder / "followed")
+
+
+def followed(costs: Costs, rate: float, seconds: float, folder: Path) -> None:
+    """Print the time from a label to what a server that follows answers with, over PostgreSQL and an object store."""
+    database = Server()
+    try:
+        with bucket() as url:
+            places = msgspec.structs.replace(SPEC.log, url=f"{database.url}?loop=followed", blobs=url)
+            spec = msgspec.structs.replace(SPEC, log=places)
+            follower = folder / "two" / "loop"
+            with ours(folder / "one" / "loop", spec) as server, supervisor.Server(spec, follower, follow=True):
+                found = 1000 * float(np.median(label_delays(server, rate, seconds, follower, places.url)))
+    finally:
+        database.stop()
+    seen = Partition(costs, rate, "linear", "postgresql", 1, 2).run(seconds + WARM)
+    guess = 1000 * statistics.median(seen.followed)
+    print(f"{rate:9,.0f} {'label to follower, ms':<22} {found:10.3f} {guess:10.3f} {guess / found:6.2f}", flush=True)
+
+
+def label_delays(server: Any, rate: float, seconds: float, watched: Path, url: str) -> Any:
+    """Send labels at a steady rate; return the seconds from each acknowledgement to a snapshot that has learned it."""
+    count = int(rate * seconds / 2)
+    with server.client() as client:
+        ids = [one.id for one in client.predict_many([ROW] * count)]
+    await_learner(server)
+    stop, results = multiprocessing.Event(), multiprocessing.Queue()
+    watching = multiprocessing.Process(target=watch, args=(snapshot.folder(watched), stop, results))
+    watching.start()
+    results.get()
+    draw = random.Random(3)
+    sent = [request("/feedback", {"id": id, "label": draw.random() < 0.7}) for id in ids]
+    _, answered = paced(*address(server), sent, rate / 2)
+    time.sleep(2.0)
+    stop.set()
+    seen = results.get()
+    watching.join()
+    with connect(url) as log:
+        events = log.read(limit=10 * count, kinds=("label",))
+    position = {event.payload.id: event.position for event in events if isinstance(event.payload, Label)}
+    moments, positions = np.array([moment for moment, _ in seen]), np.array([at for _, at in seen])
+    first = np.searchsorted(positions, [position[id] for id in ids])
+    return moments[np.minimum(first, len(moments) - 1)] - answered
 
 
 def observed(family: str, rate: float, seconds: float, home: Path) -> tuple[dict[str, float], float]:
