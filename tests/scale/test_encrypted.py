@@ -352,3 +352,12 @@ def test_early_feedback_of_a_loop_is_learned_once(tmp_path: Path, spec_of: LogSp
     assert comparable(states[0][0]) == comparable(states[1][0])
     assert same(states[0][1], states[1][1])
     assert np.sum([isinstance(event.payload, Label) for event in states[1][0]]) > 80
+
+
+def test_the_keys_of_events_that_a_broker_has_outlive_a_loss_of_power(tmp_path: Path) -> None:
+    settings = LogSpec(url="nats://broker.example/loop", encrypt=True)
+    with SqliteLog(tmp_path / "log.sqlite") as plain, encrypted(plain, tmp_path, settings) as log:
+        store = log._keys._store
+        assert isinstance(store, SqliteKeys)
+        assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert not log.quick  # a key then takes a write to the disk

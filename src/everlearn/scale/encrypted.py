@@ -26,6 +26,7 @@ from everlearn.events import (
     ErasableLog,
     Log,
     Row,
+    has_broker,
     row,
     scan,
     url_of,
@@ -370,7 +371,8 @@ def encrypted(log: Log, home: str | Path, settings: LogSettings) -> EncryptedLog
 
         store = PostgresKeys(*place_of(url_of(home, database)))
     else:
-        store = SqliteKeys(Path(home) / FILE, settings.durability == "power")
+        # Events at a broker outlive a loss of power here, and so must their keys.
+        store = SqliteKeys(Path(home) / FILE, settings.durability == "power" or has_broker(settings.url))
     try:
         return EncryptedLog(log, Keys(store, os.environ.get(MASTER, "")))
     except BaseException:
