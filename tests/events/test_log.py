@@ -91,5 +91,6 @@ def test_no_error_shows_the_password_of_a_url(password: str, tmp_path: Path) -> 
     with pytest.raises(ConfigError) as book:
         url_of(tmp_path, "nats://broker.example/loop", f"mysql://{address}")
     for shown in (str(unknown.value), str(book.value)):
-        assert "db.example" in shown and password not in shown
+        assert "db.example" in shown
+        assert password not in shown
         assert not any(part in shown for part in ("lash", "t@db", "ion@", "of@", "em&"))

@@ -330,6 +330,6 @@ def connect(url: str, durability: Durability = "process", tidy: bool = True) -> 
         module, _, name = found.partition(":")
         return cast(Log, getattr(importlib.import_module(module), name)(url))
     raise ConfigError(
-        f"got the log {without_secrets(url)!r}; expected a path, sqlite:///PATH, postgresql://HOST/DATABASE, nats://HOST/STREAM "
-        "or kafka://HOST:PORT/TOPIC"
+        f"got the log {without_secrets(url)!r}; expected a path, sqlite:///PATH, postgresql://HOST/DATABASE, "
+        "nats://HOST/STREAM or kafka://HOST:PORT/TOPIC"
     )

@@ -25,6 +25,7 @@ from everlearn.events import (
     Covered,
     ErasableLog,
     Log,
+    RestingLog,
     Row,
     has_broker,
     row,
@@ -349,6 +350,24 @@ class EncryptedLog:
         self.close()
 
 
+class RestingEncryptedLog(EncryptedLog):
+    """A log over one that can give up its connections; so it can, too."""
+
+    def __init__(self, log: RestingLog, keys: Keys) -> None:
+        super().__init__(log, keys)
+        self._idle = log
+
+    @property
+    def resting(self) -> bool:
+        """True while the connections are closed until the next call."""
+        return self._idle.resting
+
+    def rest(self) -> None:
+        """Close the connections of the log and of the keys until the next call opens them again."""
+        self._idle.rest()
+        self._keys.rest()
+
+
 def _without_handle(text: str) -> str:
     if '"handle"' not in text:
         return text
@@ -374,7 +393,8 @@ def encrypted(log: Log, home: str | Path, settings: LogSettings) -> EncryptedLog
         # Events at a broker outlive a loss of power here, and so must their keys.
         store = SqliteKeys(Path(home) / FILE, settings.durability == "power" or has_broker(settings.url))
     try:
-        return EncryptedLog(log, Keys(store, os.environ.get(MASTER, "")))
+        keys = Keys(store, os.environ.get(MASTER, ""))
+        return RestingEncryptedLog(log, keys) if isinstance(log, RestingLog) else EncryptedLog(log, keys)
     except BaseException:
         store.close()
         raise
