@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from everlearn.errors import ConfigError, IdTaken, InputError, LogError, UnknownId
-from everlearn.events import EncryptingLog, ErasableLog, Log, RestingLog, SqliteLog, key, log_of
+from everlearn.events import EncryptingLog, ErasableLog, Log, SqliteLog, key, log_of, rests
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
 from everlearn.loop.replay_log import replay_log
@@ -371,7 +371,7 @@ def descriptors(folder: Path) -> int:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_an_idle_log_holds_no_descriptors_and_wakes(tmp_path: Path) -> None:
     with closing(log_of(tmp_path, LogSpec(encrypt=True))) as log:
-        assert isinstance(log, RestingLog)
+        assert rests(log)
         assert not log.resting
         first = about("ann", "a")
         log.append([first])
@@ -390,7 +390,7 @@ def test_an_idle_log_holds_no_descriptors_and_wakes(tmp_path: Path) -> None:
 
 def test_keys_that_were_lost_while_the_log_was_idle_are_not_made_again(tmp_path: Path) -> None:
     with closing(log_of(tmp_path, LogSpec(encrypt=True))) as log:
-        assert isinstance(log, RestingLog)
+        assert rests(log)
         log.append([about("ann", "a")])
         log.rest()
         (tmp_path / FILE).rename(tmp_path / "moved")
@@ -402,4 +402,4 @@ def test_keys_that_were_lost_while_the_log_was_idle_are_not_made_again(tmp_path:
 
 
 def test_a_log_that_cannot_rest_does_not_say_that_it_can(log: EncryptedLog) -> None:
-    assert isinstance(log, RestingLog) == isinstance(log._log, RestingLog)
+    assert rests(log) == isinstance(log._log, SqliteLog)

@@ -13,7 +13,7 @@ import importlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard, cast, runtime_checkable
 from urllib.parse import parse_qsl, urlencode
 
 from everlearn.errors import ConfigError
@@ -194,7 +194,9 @@ class ErasableLog(Log, Erasing, Protocol):
 
 @runtime_checkable
 class RestingLog(Log, Protocol):
-    """A log that can give up its connections while it is idle."""
+    """A log that can give up its connections while it is idle, where `rests` is true."""
+
+    rests: bool
 
     @property
     def resting(self) -> bool:
@@ -204,6 +206,11 @@ class RestingLog(Log, Protocol):
     def rest(self) -> None:
         """Close the connections until the next call opens them again."""
         ...
+
+
+def rests(log: Log) -> TypeGuard[RestingLog]:
+    """Return True for a log that can give up its connections."""
+    return isinstance(log, RestingLog) and log.rests
 
 
 class Restoring(Protocol):

@@ -25,9 +25,9 @@ from everlearn.events import (
     Covered,
     ErasableLog,
     Log,
-    RestingLog,
     Row,
     has_broker,
+    rests,
     row,
     scan,
     url_of,
@@ -80,6 +80,7 @@ class EncryptedLog:
         self._log, self._keys = log, keys
         self.quick = log.quick and keys.quick
         self.in_place = isinstance(log, ErasableLog)
+        self.rests = rests(log)
         self._epoch = 0
 
     # ---- writing -----------------------------------------------------------------------------------------------
@@ -336,6 +337,17 @@ class EncryptedLog:
         """Raise `LogError` if an event could not be written durably within `patience` seconds."""
         self._log.check_writable(patience)
 
+    @property
+    def resting(self) -> bool:
+        """True while the connections are closed until the next call."""
+        return rests(self._log) and self._log.resting
+
+    def rest(self) -> None:
+        """Close the connections of the log and of the keys until the next call, where the log below can."""
+        if rests(self._log):
+            self._log.rest()
+            self._keys.rest()
+
     def close(self) -> None:
         """Close the log and the keys; closing twice is allowed."""
         self._log.close()
@@ -348,24 +360,6 @@ class EncryptedLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class RestingEncryptedLog(EncryptedLog):
-    """A log over one that can give up its connections; so it can, too."""
-
-    def __init__(self, log: RestingLog, keys: Keys) -> None:
-        super().__init__(log, keys)
-        self._idle = log
-
-    @property
-    def resting(self) -> bool:
-        """True while the connections are closed until the next call."""
-        return self._idle.resting
-
-    def rest(self) -> None:
-        """Close the connections of the log and of the keys until the next call opens them again."""
-        self._idle.rest()
-        self._keys.rest()
 
 
 def _without_handle(text: str) -> str:
@@ -394,7 +388,7 @@ def encrypted(log: Log, home: str | Path, settings: LogSettings) -> EncryptedLog
         store = SqliteKeys(Path(home) / FILE, settings.durability == "power" or has_broker(settings.url))
     try:
         keys = Keys(store, os.environ.get(MASTER, ""))
-        return RestingEncryptedLog(log, keys) if isinstance(log, RestingLog) else EncryptedLog(log, keys)
+        return EncryptedLog(log, keys)
     except BaseException:
         store.close()
         raise

@@ -20,7 +20,7 @@ from everlearn.app.many.wire import LoopLink
 from everlearn.app.process import Setup
 from everlearn.app.worker.groups import Room
 from everlearn.app.worker.hot_path import HotPath
-from everlearn.events import Log, RestingLog, log_of
+from everlearn.events import Log, log_of, rests
 from everlearn.schema import Reading
 from everlearn.serve.snapshot import Reader
 from everlearn.spec import Spec
@@ -56,11 +56,11 @@ class Seat:
     def awake(self) -> bool:
         """True while the log holds connections that it can give up."""
         idle = self.resting is None and not self.hot.busy
-        return idle and isinstance(self.log, RestingLog) and not self.log.resting
+        return idle and rests(self.log) and not self.log.resting
 
     def rest(self) -> None:
         """Close the connections to the log until the next request; this may take as long as the disk does."""
-        if isinstance(self.log, RestingLog):
+        if rests(self.log):
             self.log.rest()
 
     def close(self) -> None:
