@@ -81,3 +81,16 @@ def test_examples_in_the_docs(module: ModuleType, examples: int) -> None:
     done = doctest.testmod(module)
     assert done.attempted == examples
     assert done.failed == 0
+
+
+@pytest.mark.parametrize("password", ["plain", "s/lash", "a@t", "quest?ion", "all/of@th?em&"])
+def test_no_error_shows_the_password_of_a_url(password: str, tmp_path: Path) -> None:
+    address = f"ml:{password}@db.example/ml"
+    with pytest.raises(ConfigError) as unknown:
+        connect(f"mysql://{address}")
+    with pytest.raises(ConfigError) as book:
+        url_of(tmp_path, "nats://broker.example/loop", f"mysql://{address}")
+    for shown in (str(unknown.value), str(book.value)):
+        assert "db.example" in shown
+        assert password not in shown
+        assert not any(part in shown for part in ("lash", "t@db", "ion@", "of@", "em&"))

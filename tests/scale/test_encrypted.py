@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from everlearn.errors import ConfigError, IdTaken, InputError, LogError, UnknownId
-from everlearn.events import EncryptingLog, ErasableLog, Log, SqliteLog, key, log_of
+from everlearn.events import EncryptingLog, ErasableLog, Log, SqliteLog, key, log_of, rests
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
 from everlearn.loop.replay_log import replay_log
@@ -352,3 +352,54 @@ def test_early_feedback_of_a_loop_is_learned_once(tmp_path: Path, spec_of: LogSp
     assert comparable(states[0][0]) == comparable(states[1][0])
     assert same(states[0][1], states[1][1])
     assert np.sum([isinstance(event.payload, Label) for event in states[1][0]]) > 80
+
+
+def test_the_keys_of_events_that_a_broker_has_outlive_a_loss_of_power(tmp_path: Path) -> None:
+    settings = LogSpec(url="nats://broker.example/loop", encrypt=True)
+    with SqliteLog(tmp_path / "log.sqlite") as plain, encrypted(plain, tmp_path, settings) as log:
+        store = log._keys._store
+        assert isinstance(store, SqliteKeys)
+        assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert not log.quick  # a key then takes a write to the disk
+
+
+def descriptors(folder: Path) -> int:
+    """The files of a folder that this process has open."""
+    return sum(one.resolve().is_relative_to(folder) for one in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_an_idle_log_holds_no_descriptors_and_wakes(tmp_path: Path) -> None:
+    with closing(log_of(tmp_path, LogSpec(encrypt=True))) as log:
+        assert rests(log)
+        assert not log.resting
+        first = about("ann", "a")
+        log.append([first])
+        assert descriptors(tmp_path) > 0
+        log.rest()
+        assert log.resting
+        assert descriptors(tmp_path) == 0
+        log.append([about("bob", "b")])  # whose key is made now
+        assert not log.resting
+        assert [event.payload.subject for event in log.read()] == ["ann", "bob"]
+        log.rest()
+    with pytest.raises(LogError):
+        log.append([about("cem", "c")])
+    assert descriptors(tmp_path) == 0
+
+
+def test_keys_that_were_lost_while_the_log_was_idle_are_not_made_again(tmp_path: Path) -> None:
+    with closing(log_of(tmp_path, LogSpec(encrypt=True))) as log:
+        assert rests(log)
+        log.append([about("ann", "a")])
+        log.rest()
+        (tmp_path / FILE).rename(tmp_path / "moved")
+        with pytest.raises(LogError, match="put it back"):
+            log.append([about("bob", "b")])
+        assert not (tmp_path / FILE).exists()
+        (tmp_path / "moved").rename(tmp_path / FILE)
+        assert len(log.append([about("bob", "b")])) == 1
+
+
+def test_a_log_that_cannot_rest_does_not_say_that_it_can(log: EncryptedLog) -> None:
+    assert rests(log) == isinstance(log._log, SqliteLog)

@@ -28,6 +28,7 @@ from everlearn.events.log import (
     exists,
     has_broker,
     log_of,
+    rests,
     scan,
     url_of,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "has_broker",
     "key",
     "log_of",
+    "rests",
     "row",
     "scan",
     "url_of",

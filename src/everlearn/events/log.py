@@ -13,7 +13,7 @@ import importlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard, cast, runtime_checkable
 from urllib.parse import parse_qsl, urlencode
 
 from everlearn.errors import ConfigError
@@ -27,6 +27,7 @@ PAGE = 4096  # events read at a time
 FILE = "log.sqlite"  # the log in the folder of a loop
 BOOK = "book.sqlite"  # the book there, of a log whose traffic a broker has
 _BROKERS = dict.fromkeys(("nats", "kafka"), "everlearn.scale.brokered:connect")
+_SECRETS = re.compile("((?:password|secret|token|pem)[^=&]*=)[^&]*", re.IGNORECASE)
 _SCHEMES = {"postgresql": "everlearn.scale.postgres:connect"} | _BROKERS
 
 
@@ -193,7 +194,9 @@ class ErasableLog(Log, Erasing, Protocol):
 
 @runtime_checkable
 class RestingLog(Log, Protocol):
-    """A log that can give up its connections while it is idle."""
+    """A log that can give up its connections while it is idle, where `rests` is true."""
+
+    rests: bool
 
     @property
     def resting(self) -> bool:
@@ -203,6 +206,11 @@ class RestingLog(Log, Protocol):
     def rest(self) -> None:
         """Close the connections until the next call opens them again."""
         ...
+
+
+def rests(log: Log) -> TypeGuard[RestingLog]:
+    """Return True for a log that can give up its connections."""
+    return isinstance(log, RestingLog) and log.rests
 
 
 class Restoring(Protocol):
@@ -240,7 +248,7 @@ def url_of(home: str | Path, url: str = "", book: str = "") -> str:
     """
     if book and (not has_broker(url) or has_broker(book) or book.partition("://")[0] not in _SCHEMES):
         expected = "postgresql://HOST/DATABASE" if has_broker(url) else "none, since log.url names no broker"
-        raise ConfigError(f"log.book: got {re.sub('//[^/@]*@', '//...@', book)!r}; expected {expected}")
+        raise ConfigError(f"log.book: got {without_secrets(book)!r}; expected {expected}")
     if not url:
         return str(Path(home) / FILE)
     joined = f"{url}{'&' if '?' in url else '?'}"
@@ -250,6 +258,15 @@ def url_of(home: str | Path, url: str = "", book: str = "") -> str:
     if "loop=" in url.partition("?")[2]:
         return url
     return f"{joined}loop={Path(home).resolve().name}"
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL for errors, without its login and its secret parameters; a password may hold `/`, `@` and `?`.
+
+    >>> without_secrets("kafka://ml:p/w@rd@broker.example/fraud?sasl.password=secret&replicas=3")
+    'kafka://...@broker.example/fraud?sasl.password=...&replicas=3'
+    """
+    return _SECRETS.sub(r"\1...", re.sub("//.*@", "//...@", url, flags=re.DOTALL))
 
 
 def exists(home: str | Path, url: str = "") -> bool:
@@ -320,6 +337,6 @@ def connect(url: str, durability: Durability = "process", tidy: bool = True) -> 
         module, _, name = found.partition(":")
         return cast(Log, getattr(importlib.import_module(module), name)(url))
     raise ConfigError(
-        f"got the log {url!r}; expected a path, sqlite:///PATH, postgresql://HOST/DATABASE, nats://HOST/STREAM "
-        "or kafka://HOST:PORT/TOPIC"
+        f"got the log {without_secrets(url)!r}; expected a path, sqlite:///PATH, postgresql://HOST/DATABASE, "
+        "nats://HOST/STREAM or kafka://HOST:PORT/TOPIC"
     )

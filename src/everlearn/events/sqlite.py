@@ -49,6 +49,8 @@ class SqliteLog:
     ['b']
     """
 
+    rests = True
+
     def __init__(self, path: str | os.PathLike[str], durability: Durability = "process", tidy: bool = True) -> None:
         if durability not in ("process", "power"):
             raise ConfigError(f"durability is {durability!r}, expected 'process' or 'power'")

@@ -26,6 +26,8 @@ from everlearn.events import (
     ErasableLog,
     Log,
     Row,
+    has_broker,
+    rests,
     row,
     scan,
     url_of,
@@ -78,6 +80,7 @@ class EncryptedLog:
         self._log, self._keys = log, keys
         self.quick = log.quick and keys.quick
         self.in_place = isinstance(log, ErasableLog)
+        self.rests = rests(log)
         self._epoch = 0
 
     # ---- writing -----------------------------------------------------------------------------------------------
@@ -334,6 +337,17 @@ class EncryptedLog:
         """Raise `LogError` if an event could not be written durably within `patience` seconds."""
         self._log.check_writable(patience)
 
+    @property
+    def resting(self) -> bool:
+        """True while the connections are closed until the next call."""
+        return rests(self._log) and self._log.resting
+
+    def rest(self) -> None:
+        """Close the connections of the log and of the keys until the next call, where the log below can."""
+        if rests(self._log):
+            self._log.rest()
+            self._keys.rest()
+
     def close(self) -> None:
         """Close the log and the keys; closing twice is allowed."""
         self._log.close()
@@ -370,9 +384,11 @@ def encrypted(log: Log, home: str | Path, settings: LogSettings) -> EncryptedLog
 
         store = PostgresKeys(*place_of(url_of(home, database)))
     else:
-        store = SqliteKeys(Path(home) / FILE, settings.durability == "power")
+        # Events at a broker outlive a loss of power here, and so must their keys.
+        store = SqliteKeys(Path(home) / FILE, settings.durability == "power" or has_broker(settings.url))
     try:
-        return EncryptedLog(log, Keys(store, os.environ.get(MASTER, "")))
+        keys = Keys(store, os.environ.get(MASTER, ""))
+        return EncryptedLog(log, keys)
     except BaseException:
         store.close()
         raise

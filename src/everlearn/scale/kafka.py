@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from everlearn.errors import ConfigError, LogError
+from everlearn.events.log import without_secrets
 from everlearn.scale.broker import Message
 
 try:
@@ -416,7 +417,7 @@ def connect(url: str) -> KafkaBroker:
     given = dict(parse_qsl(match["query"] or "", keep_blank_values=True)) if match is not None else {}
     if match is None or not all(given.get(name, "1").isdecimal() for name in _OWN):
         raise ConfigError(
-            f"log.url: got {re.sub('//[^/@]*@', '//...@', url)!r}; expected kafka://HOST:PORT/TOPIC or "
+            f"log.url: got {without_secrets(url)!r}; expected kafka://HOST:PORT/TOPIC or "
             "kafka://HOST:PORT,HOST:PORT/TOPIC?replicas=3, where TOPIC has letters, digits, ., - and _, and partition, "
             "partitions and replicas are whole numbers"
         )

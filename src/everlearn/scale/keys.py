@@ -67,6 +67,10 @@ class KeyStore(Protocol):
         """Destroy keys durably; a destroyed key stays destroyed."""
         ...
 
+    def rest(self) -> None:
+        """Give up open files until the next call."""
+        ...
+
     def close(self) -> None:
         """Close the store; closing twice is allowed."""
         ...
@@ -180,6 +184,10 @@ class Keys:
         self._store.destroy(handles)
         self._destroyed, self._looked = self._store.destroyed(), time.monotonic()
         self._forget()
+
+    def rest(self) -> None:
+        """Give up open files until the next call."""
+        self._store.rest()
 
     def close(self) -> None:
         """Close the store; closing twice is allowed."""

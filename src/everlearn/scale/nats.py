@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from everlearn.errors import ConfigError, LogError
+from everlearn.events.log import without_secrets
 from everlearn.scale.broker import Message
 
 try:
@@ -320,7 +321,7 @@ def connect(url: str) -> NatsBroker:
     replicas = dict(parameters).get("replicas", "1")
     if match is None or [name for name, _ in parameters if name != "replicas"] or replicas not in _REPLICAS:
         raise ConfigError(
-            f"log.url: got {re.sub('//[^/@]*@', '//...@', url)!r}; expected nats://HOST/STREAM or "
+            f"log.url: got {without_secrets(url)!r}; expected nats://HOST/STREAM or "
             "nats://HOST,HOST,HOST/STREAM?replicas=3, where STREAM has letters, digits, - and _, and replicas is one "
             f"of {', '.join(_REPLICAS)}"
         )

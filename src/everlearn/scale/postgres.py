@@ -447,7 +447,7 @@ def evict(url: str) -> bool:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:...@", url)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:...@", url, flags=re.DOTALL)
 
 
 def _lock(connection: Connection, patience: float) -> tuple[int, int]:

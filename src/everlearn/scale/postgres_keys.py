@@ -107,6 +107,9 @@ class PostgresKeys:
 
         self._run(remove)
 
+    def rest(self) -> None:
+        """Do nothing: the sessions are few, and shared."""
+
     def close(self) -> None:
         """Close all sessions; closing twice is allowed."""
         self._pool.close()

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,13 +38,23 @@ class SqliteKeys:
     def __init__(self, path: Path, power: bool = False) -> None:
         self.place = str(path)
         self.quick = not power
+        self._path, self._power = path, power
         self._lock = threading.Lock()
+        self._resting = False
         try:
             _private.touch(path)
-            self._connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise LogError(f"the keys {path} could not be opened: {error}; check the folder and its rights") from error
+        self._connection = self._connected()
         self._run(lambda execute: self._begin(execute, power))
+
+    def _connected(self) -> sqlite3.Connection:
+        try:
+            return sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise LogError(
+                f"the keys {self.place} could not be opened: {error}; check the folder and its rights"
+            ) from error
 
     def _begin(self, execute: Callable[..., sqlite3.Cursor], power: bool) -> None:
         application, tables = (execute(query).fetchone()[0] for query in (
@@ -106,9 +117,24 @@ class SqliteKeys:
 
         self._run(remove)
 
+    def rest(self) -> None:
+        """Close the file until the next call opens it again."""
+        with self._lock:
+            self._connection.close()
+            self._resting = True
+
+    def _wake(self) -> None:
+        """Open the file again. Raises `LogError` if it is gone: other keys must not take its place."""
+        if not self._path.exists():
+            raise LogError(f"the file of keys {self.place} is gone; put it back")
+        self._connection = self._connected()
+        self._begin(self._connection.execute, self._power)
+        self._resting = False
+
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
         with self._lock:
+            self._resting = False
             self._connection.close()
 
     def _among(self, query: str, values: Sequence[Any]) -> list[Any]:
@@ -125,11 +151,14 @@ class SqliteKeys:
         """Run an action on the connection; undo its transaction after an error."""
         with self._lock:
             try:
+                if self._resting:
+                    self._wake()
                 return action(self._connection.execute)
             except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
                 self._undo()
                 raise LogError(f"the keys {self.place}: {error}; check the disk, and do it again") from error
 
     def _undo(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        with suppress(sqlite3.ProgrammingError):  # it is closed
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")

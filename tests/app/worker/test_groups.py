@@ -154,3 +154,38 @@ def test_while_another_process_writes_what_waits_is_bounded_and_nothing_is_lost(
     assert [one.features["a"] for one in site.predictions()] == list(range(5))
     assert site.counts["full"] == 3
     other.close()
+
+
+def test_a_loop_whose_room_was_full_of_bytes_takes_requests_again(start, monkeypatch):
+    site = start()
+    monkeypatch.setattr(site.worker._hot._groups, "_room", groups.Room(256, 100, 429))
+    other = sqlite3.connect(site.log.path, isolation_level=None)
+
+    async def act(site: Site) -> list[Reply]:
+        other.execute("BEGIN IMMEDIATE")
+        asking = [asyncio.create_task(site.ask("/predict", {"features": {**RECORD, "a": a}})) for a in range(4)]
+        await asyncio.sleep(0.05)
+        other.execute("ROLLBACK")
+        replies = await asyncio.gather(*asking)
+        return [*replies, await site.ask("/predict", {"features": RECORD})]
+
+    assert [reply.status for reply in site.run(act)] == [200, 200, 429, 429, 200]
+    other.close()
+
+
+def test_bytes_that_are_looked_up_take_room(start, monkeypatch):
+    site = start(quick=False)
+    site.once("/predict", {"features": RECORD, "id": "known"})
+    monkeypatch.setattr(site.worker._hot._groups, "_room", groups.Room(256, 60, 429))
+    find, go_on = site.log.find, threading.Event()
+    monkeypatch.setattr(site.log, "find", lambda key: go_on.wait(60) and find(key))
+
+    async def act(site: Site) -> list[Reply]:
+        bodies = [{"id": "known", "label": "yes", "weight": weight} for weight in range(1, 4)]
+        judging = [asyncio.create_task(site.ask("/feedback", body)) for body in bodies[:2]]
+        await asyncio.sleep(0.05)  # they are under way now
+        refused = await site.ask("/feedback", bodies[2])
+        go_on.set()
+        return [refused, *await asyncio.gather(*judging), await site.ask("/feedback", bodies[2])]
+
+    assert [reply.status for reply in site.run(act)] == [429, 200, 200, 200]

@@ -26,7 +26,7 @@ from everlearn.app.many.turns import Residents, Turns
 from everlearn.app.many.wire import Caller, LoopCall, LoopCalls, LoopReply
 from everlearn.app.process import Setup
 from everlearn.errors import ConfigError, EverlearnError, InputError, InUse, ModelError
-from everlearn.events import RestingLog
+from everlearn.events import rests
 from everlearn.loop.loop import Loop
 from everlearn.serve.snapshot import Publisher
 from everlearn.spec import Spec
@@ -103,7 +103,7 @@ class HostedLoop:
     @property
     def awake(self) -> bool:
         """True while the log holds connections that it can give up."""
-        return isinstance(self.loop.log, RestingLog) and not self.loop.log.resting
+        return rests(self.loop.log) and not self.loop.log.resting
 
     def show(self) -> None:
         """Write the status for the admin process, a few times a second at most."""
@@ -111,7 +111,7 @@ class HostedLoop:
 
     def rest(self) -> None:
         """Close the connections to the log until the next turn; this may take as long as the disk does."""
-        if isinstance(self.loop.log, RestingLog):
+        if rests(self.loop.log):
             self.loop.log.rest()
             if self._mark is not None:
                 self._mark = self._look()
@@ -161,7 +161,7 @@ class HostedLoop:
     def _look(self) -> object:
         """Return a mark of the log that changes with each commit by any process, without opening the log."""
         log_of_loop = self.loop.log
-        if not isinstance(log_of_loop, RestingLog):
+        if not rests(log_of_loop):
             return log_of_loop.end()
         try:
             found = Path(f"{self.setup.log}-wal").stat()
@@ -321,7 +321,7 @@ class LoopHost:
                 hosted.resting is None and (number + self._sweeps) % EVERY == 0 and not hosted.unchanged()
             ):
                 self._turns.add(name)
-            elif hosted.resting is None and isinstance(hosted.loop.log, RestingLog) and not hosted.loop.log.resting:
+            elif hosted.resting is None and rests(hosted.loop.log) and not hosted.loop.log.resting:
                 unrested.append((hosted.used, name))
         unrested.sort()
         for place, (used, name) in enumerate(unrested):

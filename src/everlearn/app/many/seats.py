@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from everlearn.app.many.wire import LoopLink
 from everlearn.app.process import Setup
 from everlearn.app.worker.groups import Room
 from everlearn.app.worker.hot_path import HotPath
-from everlearn.events import Log, RestingLog, log_of
+from everlearn.events import Log, log_of, rests
 from everlearn.schema import Reading
 from everlearn.serve.snapshot import Reader
 from everlearn.spec import Spec
@@ -39,15 +40,15 @@ class Seat:
     """One loop in a worker: its hot path, and what has to be closed with it."""
 
     def __init__(self, setup: Setup, index: int, reading: Reading, written: Callable[[], None]) -> None:
-        self.log: Log = log_of(setup.home, setup.spec.log, tidy=False)
-        try:
+        with ExitStack() as undo:
+            self.log: Log = log_of(setup.home, setup.spec.log, tidy=False)
+            undo.callback(self.log.close)
             reader = Reader(Path(setup.serving), model.build, patience=WAITS)
             reader.current()
             self.counters = Counters(setup.counters(index))
-        except BaseException:
-            self.log.close()
-            raise
-        self.hot = HotPath(setup, self.log, reader, self.counters, None, reading, ROOM, written)
+            undo.callback(self.counters.close)
+            self.hot = HotPath(setup, self.log, reader, self.counters, None, reading, ROOM, written)
+            undo.pop_all()
         self.used = time.monotonic()
         self.resting: asyncio.Future[None] | None = None
 
@@ -55,11 +56,11 @@ class Seat:
     def awake(self) -> bool:
         """True while the log holds connections that it can give up."""
         idle = self.resting is None and not self.hot.busy
-        return idle and isinstance(self.log, RestingLog) and not self.log.resting
+        return idle and rests(self.log) and not self.log.resting
 
     def rest(self) -> None:
         """Close the connections to the log until the next request; this may take as long as the disk does."""
-        if isinstance(self.log, RestingLog):
+        if rests(self.log):
             self.log.rest()
 
     def close(self) -> None:
@@ -145,7 +146,11 @@ class Seats:
         seat = Seat(setup, self._setup.index, self._reading(spec), lambda: self._written(name))
         if (kind := kind_of(spec)) not in self._warmed:
             self._warmed.add(kind)
-            seat.hot.warm()
+            try:
+                seat.hot.warm()
+            except BaseException:
+                seat.close()
+                raise
         return seat
 
     def _reading(self, spec: Spec) -> Reading:
@@ -172,7 +177,14 @@ class Seats:
         self._evicted.add(name)
         seat = self._seats.pop(name, None)
         if seat is not None:
-            self._loop.call_later(RETIRE, lambda: self._aside.submit(seat.close))
+            self._loop.call_later(RETIRE, self._retire, seat)
+
+    def _retire(self, seat: Seat) -> None:
+        """Close a seat that no request uses. A log that is slow may take longer than others for those under way."""
+        if seat.hot.busy:
+            self._loop.call_later(LOOK, self._retire, seat)
+        else:
+            self._aside.submit(seat.close)
 
     def _look(self) -> None:
         """Let logs rest that had no request for a while, and those beyond the bound."""

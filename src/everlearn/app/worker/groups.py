@@ -27,6 +27,7 @@ from everlearn.events import Log, Row
 
 WAITING = 2048  # the most requests that wait for the log at one time
 
+_UNBOUNDED = 1 << 62  # bytes
 _FULL = "more requests wait than may; try again in a second"
 
 
@@ -45,7 +46,7 @@ class Room(NamedTuple):
     """The most requests, and bytes of their bodies, that may wait; `status` is that of a refusal."""
 
     requests: int
-    bytes: int = 1 << 62
+    bytes: int = _UNBOUNDED
     status: int = 503
 
 
@@ -58,6 +59,7 @@ class PendingRequest(Struct, eq=False):
     done: Answered | AcceptedRows | None = None
     rows: Sequence[Row] = ()
     retried: bool = False
+    size: int = 0  # bytes of the body
 
     def settle(self, outcome: Answered | AcceptedRows | Exception) -> None:
         """Note the rows to write, or reply with the error."""
@@ -110,13 +112,12 @@ class Groups:
         self._tracer = tracer
         self._room = room or Room(WAITING)
         self._written = written
-        self._held = 0  # bytes of request bodies that came before the last group while the log did not keep up
         self._commit = GroupCommit(log, self._later, self._count, self._elsewhere)
         self._quick = log.quick
         self._writer = ThreadPoolExecutor(1, "log")  # of a log that takes longer than an event loop may wait
         self._reader = ThreadPoolExecutor(1, "look-up")
         self._waiting: list[PendingRequest] = []
-        self._looked_up = 0  # requests whose look-up is under way
+        self._looked_up: dict[int, PendingRequest] = {}  # requests whose look-up is under way, by identity
         self._bytes = 0  # of request bodies since the last group
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -130,10 +131,10 @@ class Groups:
         """
         waiting = self._waiting
         room = self._room
-        held = len(waiting) + self._looked_up + len(self._commit.waiting)
-        if held >= room.requests or self._held + self._bytes > room.bytes:
+        held = len(waiting) + len(self._looked_up) + len(self._commit.waiting)
+        if held >= room.requests or (held and room.bytes < _UNBOUNDED and self._held() > room.bytes):
             raise self.full()
-        request = PendingRequest(read(body, query, source), reply, self._join)
+        request = PendingRequest(read(body, query, source), reply, self._join, size=len(body))
         if not waiting:
             self._loop.call_soon(self._handle)
         waiting.append(request)
@@ -154,6 +155,11 @@ class Groups:
         """Return True if the log refused the last group, at most `seconds` ago."""
         return self._commit.failing(seconds)
 
+    def _held(self) -> int:
+        """Return the bytes of the bodies of all requests that wait, or are looked up."""
+        written = (entry.size for entry in self._commit.waiting if isinstance(entry, PendingRequest))
+        return sum(one.size for one in (*self._waiting, *self._looked_up.values())) + sum(written)
+
     def _join(self, request: PendingRequest) -> None:
         """Wait for the group that is handled once the event loop has read all that has arrived."""
         if not self._waiting:
@@ -173,16 +179,16 @@ class Groups:
             request.settle(next(outcomes) if isinstance(work, DecodedRecords) else _checked(work))
         self._commit.put([request for request in group if request.done is not None])
         self._counters.add("bytes", self._bytes)
-        self._held = self._held + self._bytes if self._commit.waiting else 0
         self._bytes = 0
 
     def _look_up(self, requests: list[PendingRequest]) -> None:
         """Check requests in a thread, while the event loop goes on; then write their rows."""
-        self._looked_up += len(requests)
+        self._looked_up |= {id(request): request for request in requests}
         outcomes: list[AcceptedRows | Exception] = []
 
         def back(_: object) -> None:
-            self._looked_up -= len(requests)
+            for request in requests:
+                del self._looked_up[id(request)]
             for request, outcome in zip(requests, outcomes, strict=True):
                 request.settle(outcome)
             self._commit.put([request for request in requests if request.done is not None])
