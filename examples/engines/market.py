@@ -4,7 +4,8 @@
     everlearn serve examples/engines/market.toml --port 8000
     python examples/engines/market.py --url http://127.0.0.1:8000
 
-The three variables say where things are. Empty: in the folder of the loop. For instance:
+MARKET_HOME is the folder of the loop. The other variables say where the log, the book and the snapshots are; an empty
+one means in that folder. For instance:
 
     MARKET_LOG=postgresql://ml@db.example/ml  MARKET_BLOBS=s3://models/market
     MARKET_LOG=nats://nats-1,nats-2,nats-3/market?replicas=3  MARKET_BOOK=postgresql://ml@db.example/ml

@@ -30,6 +30,7 @@ def rewards(answers: dict[int, Answer], rows: list[int]) -> list[Reward]:
     return [Reward(str(row), reward(found[row], str(answers[row].value), row)) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_learns_to_beat_the_best_constant_action(tmp_path: Path) -> None:
     """2,000 requests whose rewards come late and shuffled; everything is killed on the way, and nothing is lost."""
     found, draw = contexts(ROWS), np.random.default_rng(1)
@@ -116,6 +117,7 @@ def test_a_logged_file_is_learned_before_a_server_starts(tmp_path: Path) -> None
     assert np.mean([truth(found[row], str(one.value)) for row, one in enumerate(given)]) > 0.65
 
 
+@pytest.mark.slow
 def test_a_canary_is_logged_with_the_propensities_of_both_models(tmp_path: Path) -> None:
     """A champion that always explores, and a candidate that hardly does: a mean over ids is that of the mixture."""
     idle = {"family": FAMILY, "rate": 0.0, "epsilon": 1.0}

@@ -203,7 +203,7 @@ def short_files(tmp_path) -> Disk:
     )
 
 
-@pytest.mark.parametrize("kind", ["full_disk", "short_files"])
+@pytest.mark.parametrize("kind", ["full_disk", pytest.param("short_files", marks=pytest.mark.slow)])
 def test_what_a_full_disk_refuses_is_said_and_it_goes_on_when_there_is_room(tmp_path, request, kind):
     disk: Disk = request.getfixturevalue(kind)
     settings, memory = spec(mode="live"), Memory()

@@ -157,7 +157,9 @@ def test_what_cannot_be_used_is_refused_in_words_and_changes_nothing(tmp_path):
     check_finite(tmp_path / "home", held)
 
 
-@pytest.mark.parametrize("limits", [LimitsSpec(), LIMITS], ids=["plain", "bounded"])
+@pytest.mark.parametrize(
+    "limits", [pytest.param(LimitsSpec(), marks=pytest.mark.slow), LIMITS], ids=["plain", "bounded"]
+)
 def test_numbers_as_large_as_they_come_leave_weights_finite(tmp_path, limits):
     held = settings(limits=limits)
     with Server(held, tmp_path / "home") as server, server.client() as client:
@@ -190,6 +192,7 @@ def test_a_flood_of_labels_from_one_key_moves_as_much_as_one_source_may(tmp_path
     check_finite(tmp_path / "home", held)
 
 
+@pytest.mark.slow
 def test_flips_of_thirty_percent_from_one_source_do_little_where_it_is_bounded(tmp_path):
     shares = {}
     for name, limits in (("plain", LimitsSpec()), ("bounded", LIMITS)):

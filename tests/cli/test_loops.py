@@ -302,7 +302,14 @@ def test_a_wrong_setting_is_named(folder, capsys):
     assert "gate.alpha: got 2.0; expected a number above 0 and below 1" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("name", ["sms_spam", "hflights", "covtype20k", "insects_gradual"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sms_spam",
+        "covtype20k",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("hflights", "insects_gradual")),
+    ],
+)
 def test_real_streams_from_init_to_rollback(data, name, shared):
     path = str(shared / f"{name}.parquet")
     data("init", path, "--label", "label")

@@ -53,6 +53,12 @@ def test_connect_refuses_other_addresses(url: str) -> None:
         connect(url)
 
 
+def test_a_wrong_address_is_shown_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        connect(url_of(tmp_path, "nat://ml:se/c@ret@broker.example/fraud"))
+    assert str(caught.value).startswith("log.url: got 'nat://...@broker.example/fraud'; expected ")
+
+
 def test_the_log_of_a_loop_is_in_its_folder_unless_a_url_names_another_place(tmp_path: Path) -> None:
     assert url_of(tmp_path) == str(tmp_path / "log.sqlite")
     assert not exists(tmp_path)

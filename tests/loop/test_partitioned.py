@@ -67,7 +67,7 @@ def test_a_run_learns_all_rows_and_a_replay_of_its_barriers_gives_the_same_bytes
     assert sum(one["rows"] for one in result["partitions"]) == 4000
     assert result["metrics"]["champion"]["accuracy"] > 0.8
     assert result["merges"] == 5  # after 1,000 rows, the opening, and each 800
-    assert same(partitioned.saved_arrays(home), replay(spec(), home, rows))
+    assert same(partitioned.saved_arrays(str(home)), replay(spec(), home, rows))
     again = finish(spec(), home, rows)
     assert again["rows"] == 0
     assert again["metrics"] == result["metrics"]

@@ -272,7 +272,7 @@ def same(loop: Loop, undisturbed: Loop, positions: bool) -> None:
     assert [n for n in mine if mine[n] != theirs[n] and n not in (*where, "waiting/trace_uid")] == []
 
 
-@hypothesis(derandomize=True, deadline=None, max_examples=25)
+@hypothesis(derandomize=True, deadline=None, max_examples=12)
 @given(st.sampled_from(["gated", "live"]), story.feedbacks, story.limits, story.stories, story.stories)
 def test_without_events_is_as_if_they_had_never_come(
     mode: Any, feedback: FeedbackSpec, bounds: LimitsSpec, drawn: Any, more: Any

@@ -192,6 +192,12 @@ def test_an_erasure_that_was_killed_before_its_keys_were_destroyed_is_completed(
     assert OTHER in repr(events)
 
 
+def test_erase_refuses_settings_that_do_not_read_the_encrypted_events(tmp_path: Path) -> None:
+    filled(tmp_path / "home", settings(log=LogSpec(encrypt=True)), traffic())
+    with pytest.raises(ConfigError, match="log.encrypt: got false, and the events of .* are encrypted; expected true"):
+        erase(tmp_path / "home", settings(), {"user": PERSON}, "request 1")
+
+
 def test_a_loop_that_encrypts_needs_subjects_and_keeps_encrypting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="log.encrypt: got true without `subject`"):
         Loop(settings(log=LogSpec(encrypt=True), subject=""), tmp_path / "none")

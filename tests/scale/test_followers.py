@@ -60,6 +60,7 @@ def test_a_follower_answers_with_what_was_learned_elsewhere(server: Database, pl
             until(lambda: here.status()["paused"], "the learner does not follow an order")
 
 
+@pytest.mark.slow
 def test_a_follower_goes_on_when_the_learner_moves(server: Database, place: str, tmp_path: Path) -> None:
     spec = settings(server, place)
     with Server(spec, tmp_path / "one" / "moves") as learning, learning.client() as here:

@@ -27,7 +27,8 @@ def copy_of(log: LogSpec, home: Path, to: Path) -> Path:
         return copied(opened, to)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 50])
 @pytest.mark.parametrize("engine", ["postgresql", pytest.param("nats", marks=pytest.mark.slow)])
 def test_killed_at_any_moment_under_load(
     request: pytest.FixtureRequest, tmp_path: Path, engine: str, kills: int

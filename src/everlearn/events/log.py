@@ -269,6 +269,11 @@ def without_secrets(url: str) -> str:
     return _SECRETS.sub(r"\1...", re.sub("//.*@", "//...@", url, flags=re.DOTALL))
 
 
+def _public(url: str) -> str:
+    """Return a URL as an error may show it: without its login, and without the loop that `url_of` adds."""
+    return without_secrets(re.sub(r"[?&]loop=[^&]*$", "", url))
+
+
 def exists(home: str | Path, url: str = "") -> bool:
     """Return True if a folder holds the log of a loop, or names another place for it."""
     return bool(url) or (Path(home) / FILE).exists()
@@ -337,6 +342,6 @@ def connect(url: str, durability: Durability = "process", tidy: bool = True) -> 
         module, _, name = found.partition(":")
         return cast(Log, getattr(importlib.import_module(module), name)(url))
     raise ConfigError(
-        f"got the log {without_secrets(url)!r}; expected a path, sqlite:///PATH, postgresql://HOST/DATABASE, "
-        "nats://HOST/STREAM or kafka://HOST:PORT/TOPIC"
+        f"log.url: got {_public(url)!r}; expected a path, sqlite:///PATH, postgresql://HOST/DATABASE, nats://HOST/"
+        "STREAM or kafka://HOST:PORT/TOPIC"
     )

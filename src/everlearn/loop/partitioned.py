@@ -262,8 +262,9 @@ def opened(spec: Spec, folder: Path, stream: Stream) -> Iterator[PartitionedRun]
         lock.close()
 
 
-def saved_arrays(folder: Path) -> Arrays:
+def saved_arrays(folder: str | Path) -> Arrays:
     """Return the merged arrays of the last checkpoint of a home. Raises `InputError` if there is none."""
+    folder = Path(folder)
     with _reading(folder) as log:
         saved = log.last("checkpoint")
         if saved is None or not isinstance(saved.payload, Checkpoint):

@@ -39,7 +39,7 @@ def read_labels(
     >>> rows = {"order": [17, 18, None], "fraud": ["yes", "perhaps", "no"]}
     >>> chunk = next(read_labels(rows, encoder, id="order", label="fraud"))
     >>> chunk.labels
-    [Label(id='17', value='yes', weight=1.0, source='')]
+    [Label(id='17', value='yes', weight=1.0, source='', handle='')]
     >>> [(row.line, row.reason) for row in chunk.rejected]
     [(2, "label 'fraud': got the label 'perhaps', expected one of 'no', 'yes'"), (3, "id 'order': the id is missing")]
     """

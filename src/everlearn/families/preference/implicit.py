@@ -37,7 +37,7 @@ def thumbs(id: str, up: bool) -> Reward:
     """Return the reward of an answer that got a thumb: 1 for up, 0 for down.
 
     >>> thumbs("a1", up=True)
-    Reward(id='a1', value=1.0, weight=1.0, source='implicit/thumbs')
+    Reward(id='a1', value=1.0, weight=1.0, source='implicit/thumbs', handle='')
     """
     return Reward(id, float(up), source=_source("thumbs"))
 

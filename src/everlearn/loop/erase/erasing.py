@@ -63,8 +63,10 @@ def erase(folder: Path, spec: Spec, where: Mapping[str, Scalar], reason: str) ->
     with closing(Home(folder, spec.log)) as home:
         if not isinstance(home.log, ErasableLog):
             raise ConfigError(
-                f"{folder} keeps its log elsewhere; events can be erased only from a log of SQLite or PostgreSQL"
+                f"{folder} keeps its log elsewhere; events can be erased only from a log of SQLite or PostgreSQL, or "
+                "from one that was started with log.encrypt = true"
             )
+        _check_encrypted(home, folder, spec)
         found = find(home.log, spec, where)
         if found.positions:
             decision = _Erasing(folder, home, home.log, spec, found).run(where, reason)
@@ -75,6 +77,16 @@ def erase(folder: Path, spec: Spec, where: Mapping[str, Scalar], reason: str) ->
             raise InputError(f"nothing in the log of {folder} is about {shown}; check the value, and its field")
         _clean(folder, home.log, spec)
     return decision
+
+
+def _check_encrypted(home: Home, folder: Path, spec: Spec) -> None:
+    """Raise ConfigError if the events are encrypted and the settings hide that: no row would be found."""
+    last = home.last()
+    if last is not None and config.read_stored(last[2]["spec"], str(folder)).log.encrypt and not spec.log.encrypt:
+        raise ConfigError(
+            f"log.encrypt: got false, and the events of {folder} are encrypted; expected true. Set it as it was when "
+            "the loop was started"
+        )
 
 
 class _Erasing:
