@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -79,6 +80,14 @@ def test_an_open_stream_keeps_the_settings_of_its_administrator(nats: NatsServer
     assert config.max_age == 3600
     assert (config.discard, config.storage, config.num_replicas) == ("new", "file", 1)
     assert config.duplicate_window > module.PATIENCE
+
+
+def test_a_stream_that_cannot_be_made_leaves_nothing_running(stream: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(LogError, match="in the NATS stream"):
+        module.connect(f"{stream}?replicas=3")  # of one server
+    gc.collect()
+    assert "everlearn-nats" not in [thread.name for thread in threading.enumerate()]
+    assert "destroyed" not in caplog.text
 
 
 def test_a_full_stream_refuses_events_and_drops_none(nats: NatsServers, stream: str, tmp_path: Path) -> None:

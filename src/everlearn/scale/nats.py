@@ -77,12 +77,16 @@ class NatsBroker:
         self._closed = False
         try:
             self._client = self._run(_connected(servers, login), "cannot be reached")
+        except BaseException:
+            self._stop()
+            raise
+        try:
             self._check_release()
             self._context = self._client.jetstream(timeout=PATIENCE)
             self._run(self._created(replicas), "could not be opened")
             self.most_bytes = self._client.max_payload - _FRONT
         except BaseException:
-            self._stop()
+            self.close()
             raise
 
     def _check_release(self) -> None:

@@ -43,7 +43,7 @@ class Objects:
                 raise BlobError(f"{self.where(name)} holds other bytes than its name says; remove it") from None
         except (BaseError, OSError) as error:
             raise BlobError(
-                f"a snapshot of {len(data)} bytes cannot be written to {self.where(name)}: {error}"
+                f"a snapshot of {len(data)} bytes cannot be written to {self.where(name)}: {_cause(error)}"
             ) from error
 
     def get(self, name: str) -> bytes | None:
@@ -52,13 +52,13 @@ class Objects:
         except (FileNotFoundError, NotFoundError):
             return None
         except (BaseError, OSError) as error:
-            raise BlobError(f"snapshot {self.where(name)} cannot be read: {error}") from error
+            raise BlobError(f"snapshot {self.where(name)} cannot be read: {_cause(error)}") from error
 
     def sizes(self) -> dict[str, int]:
         try:
             found = [meta for page in obstore.list(self._store) for meta in page]
         except (BaseError, OSError) as error:
-            raise BlobError(f"the snapshots in {self._url} cannot be listed: {error}") from error
+            raise BlobError(f"the snapshots in {self._url} cannot be listed: {_cause(error)}") from error
         self._stored = {meta["path"]: meta["last_modified"] for meta in found}
         return {meta["path"]: meta["size"] for meta in found}
 
@@ -71,7 +71,7 @@ class Objects:
         except (FileNotFoundError, NotFoundError):
             return
         except (BaseError, OSError) as error:
-            raise BlobError(f"snapshot {self.where(name)} cannot be removed: {error}") from error
+            raise BlobError(f"snapshot {self.where(name)} cannot be removed: {_cause(error)}") from error
 
     def where(self, name: str) -> str:
         return f"{self._url}/{name}"
@@ -91,13 +91,13 @@ class Shared:
         except (FileNotFoundError, NotFoundError, NotModifiedError):
             return None
         except (BaseError, OSError) as error:
-            raise BlobError(f"{self._url}/{name} cannot be read: {error}") from error
+            raise BlobError(f"{self._url}/{name} cannot be read: {_cause(error)}") from error
 
     def put(self, name: str, data: bytes) -> None:
         try:
             obstore.put(self._store, name, data)
         except (BaseError, OSError) as error:
-            raise BlobError(f"{self._url}/{name} cannot be written: {error}") from error
+            raise BlobError(f"{self._url}/{name} cannot be written: {_cause(error)}") from error
 
     def replace(self, name: str, data: bytes, tag: str | None) -> str | None:
         try:
@@ -106,7 +106,7 @@ class Shared:
         except (AlreadyExistsError, PreconditionError):
             return None
         except (BaseError, OSError) as error:
-            raise BlobError(f"{self._url}/{name} cannot be written: {error}") from error
+            raise BlobError(f"{self._url}/{name} cannot be written: {_cause(error)}") from error
 
     def remove(self, name: str) -> None:
         try:
@@ -114,7 +114,16 @@ class Shared:
         except (FileNotFoundError, NotFoundError):
             return
         except (BaseError, OSError) as error:
-            raise BlobError(f"{self._url}/{name} cannot be removed: {error}") from error
+            raise BlobError(f"{self._url}/{name} cannot be removed: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """Return the message of an error without the dump of its parts that the library adds.
+
+    >>> _cause(OSError("no such bucket\\n\\nDebug source:\\nGeneric {..."))
+    'no such bucket'
+    """
+    return str(error).partition("\n\nDebug source")[0]
 
 
 def _tag(meta: Any) -> str:
@@ -148,4 +157,6 @@ def _opened(url: str) -> Any:
     try:
         return obstore.store.from_url(url, **options)
     except (BaseError, ValueError) as error:
-        raise ConfigError(f"log.blobs: got {url!r}: {error}; expected s3://BUCKET/PREFIX, gs:// or az://") from error
+        raise ConfigError(
+            f"log.blobs: got {url!r}: {_cause(error)}; expected s3://BUCKET/PREFIX, gs:// or az://"
+        ) from error
