@@ -128,6 +128,10 @@ def test_the_admin_application_lists_loops_and_passes_on_to_each(tmp_path: Path)
             assert (created.status_code, created.json()["resident"]) == (201, True)
             assert (await client.post("/loops/a", json={})).status_code == 200
             assert (await client.post("/loops/a.b", json={})).status_code == 422
+            other = await client.post("/loops/b", json={"model": {"family": "linear"}})
+            assert other.status_code == 422
+            assert "has the settings of the template. Put other settings into b.toml" in other.json()["detail"]
+            assert (await client.get("/loops/b")).status_code == 404
             page = (await client.get("/loops")).json()
             assert ([one["name"] for one in page["loops"]], page["total"], page["next"]) == (["a"], 1, None)
             for path in ("versions", "decisions", "status", "metrics", "docs", "session", "static/app.js", ""):

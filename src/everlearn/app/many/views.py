@@ -24,6 +24,7 @@ from everlearn.app.problems import Refused
 from everlearn.app.routes import LONGEST_PAGE, PAGE
 from everlearn.client.loop_records import LoopPage
 from everlearn.client.records import Healthy
+from everlearn.errors import InputError
 
 __all__ = ["create", "health", "login", "logout", "loop", "loops", "metrics", "page", "session", "static"]
 
@@ -48,6 +49,11 @@ async def loop(context: ManyContext, request: Request) -> Response:
 async def create(context: ManyContext, request: Request) -> Response:
     """POST /loops/{name}"""
     name = request.path_params["name"]
+    if (body := (await request.body()).strip()) not in (b"", b"{}"):
+        raise InputError(
+            f"got a body of {len(body)} bytes; expected none, or {{}}: a new loop has the settings of the template. Put "
+            f"other settings into {name[:60]}.toml in the folder before its first request"
+        )
     status = await context.create(name)
     return uncached(context.entry(name), status)
 
