@@ -51,8 +51,8 @@ async def create(context: ManyContext, request: Request) -> Response:
     name = request.path_params["name"]
     if (body := (await request.body()).strip()) not in (b"", b"{}"):
         raise InputError(
-            f"got a body of {len(body)} bytes; expected none, or {{}}: a new loop has the settings of the template. Put "
-            f"other settings into {name[:60]}.toml in the folder before its first request"
+            f"got a body of {len(body)} bytes; expected none, or {{}}: a new loop has the settings of the template. "
+            f"Put other settings into {name[:60]}.toml in the folder before its first request"
         )
     status = await context.create(name)
     return uncached(context.entry(name), status)
