@@ -121,6 +121,7 @@ class LoopLink:
         self._connecting: asyncio.Task[None] | None = None
         self._touched: dict[str, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def ask(self, what: Literal["open", "create", "watch"], name: str) -> LoopReply:
         """Make a loop resident, and return the reply. Raises Refused: what the learner refuses, or 503 without one."""
@@ -136,7 +137,9 @@ class LoopLink:
         raise Refused(reply.status, "", reply.text, {"where": "loop"}, headers=retry)
 
     def touch(self, names: Sequence[str]) -> None:
-        """Report loops with new events."""
+        """Report loops with new events; after `close` do nothing."""
+        if self._closed:
+            return
         self._touched.update(dict.fromkeys(names))
         if self._writer is None:
             self._connect()
@@ -145,15 +148,16 @@ class LoopLink:
 
     async def close(self) -> None:
         """Close the connection."""
-        writer, self._touched = self._writer, {}
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if writer is not None:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+        self._closed, self._touched = True, {}
+        while tasks := [*self._tasks]:  # a connection that has just been made begins another task
+            for task in tasks:
+                task.cancel()
+            writer = self._writer
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if writer is not None:
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
 
     async def _replied(self, what: Literal["open", "create", "watch"], name: str) -> LoopReply:
         while True:
