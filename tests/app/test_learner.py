@@ -571,6 +571,18 @@ def test_kernels_are_loaded_by_rows_of_the_loop(tmp_path, caplog, kind):
     assert "could not be loaded" not in caplog.text
 
 
+def test_the_kernels_of_the_gate_are_loaded_before_there_is_anything_to_compare(tmp_path):
+    setup = setup_of(tmp_path, spec())
+    code = (
+        "import sys; from everlearn.app.learner import warm; "
+        "from everlearn.gate import deterioration, kernels; from tests.support.loops import spec; "
+        "warm(spec(), sys.argv[1]); "
+        "print(len(deterioration.watch.signatures), len(kernels.compare.signatures))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, setup.serving], capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "1"], done.stderr
+
+
 def test_what_it_cannot_open_it_says_and_ends(tmp_path):
     setup = setup_of(tmp_path, spec())
     with Loop(setup.spec, Path(setup.home)):

@@ -31,6 +31,7 @@ from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import Log, evict
 from everlearn.events.file import place
 from everlearn.feedback import early_room
+from everlearn.gate import comparison
 from everlearn.loop.home import held
 from everlearn.loop.loop import Loop
 from everlearn.loop.status import stale
@@ -124,7 +125,7 @@ class Tail:
         """Fold the rest of the log, for at most so many seconds, and publish the result."""
         until = time.monotonic() + seconds
         while self.step() and time.monotonic() < until:
-            pass
+            comparison.load_kernels(loop.fold.gate)
         self._pace.due = 0.0
         self.step()
 
@@ -136,7 +137,7 @@ class Tail:
     def _begin(self) -> None:
         """Publish before the log is caught up with; a new loop starts with its first event, or now."""
         while not self._loop.fold.started and self._loop.catch_up(PIECES[1]):
-            pass
+            comparison.load_kernels(loop.fold.gate)
         self._loop.ready()
         self._folded = self._moment(time.monotonic())
         self._publisher.reached(self._loop.position)
@@ -238,8 +239,7 @@ class StatusFile:
         self._publisher = publisher
         self._started = time.time()
         self._next = 0.0
-        self._counted, self._since = 0, time.monotonic()
-        self._rate = 0.0
+        self._counted, self._since, self._rate = 0, time.monotonic(), 0.0
         self._last: dict[str, Any] = {}
         self._trouble = ""
 
@@ -392,8 +392,7 @@ class Learner:
             status.count(events)
             status.write(loop, tail.publish_seconds, tail.trouble)
             early.write(loop)
-            if events:
-                self.pause = RETRY[0]
+            self.pause = RETRY[0] if events else self.pause
             sleep = BUSY if events else tail.pause(sleep)
             if events < PIECES[0]:
                 self.stop.wait(sleep)
@@ -423,6 +422,7 @@ def warm(spec: Spec, folder: str) -> None:
                 loop.learn(logged, label)
                 for _ in range(2):
                     loop.feedback(loop.predict({}).id, label)
+            comparison.load_kernels(loop.fold.gate)
             loop.status()
     except Exception as error:  # the real loop will raise it again when it is opened
         log.info("the kernels could not be loaded beforehand: %s", error)

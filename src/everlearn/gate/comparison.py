@@ -141,6 +141,14 @@ def update(
         deterioration.add(arrays, candidate - reference, weight, reference)
 
 
+def load_kernels(spec: GateSpec) -> None:
+    """Load or compile what `update` needs, by a pair that is thrown away.
+
+    The first version to guard comes long after the first label: without this, all labels would wait for the compiler.
+    """
+    update(start(spec), spec, np.zeros(1), np.zeros(1))
+
+
 def update_guard(
     arrays: Arrays,
     spec: GateSpec,
