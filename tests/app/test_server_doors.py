@@ -104,6 +104,7 @@ def test_a_log_that_another_process_holds_is_not_ready_and_only_its_owner_reads_
     assert loose == []
 
 
+@pytest.mark.slow
 def test_stopped_processes_are_noticed_and_replaced(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
     with ServerProcess(settings, home) as server:

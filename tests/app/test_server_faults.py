@@ -128,6 +128,7 @@ def test_a_worker_that_dies_as_it_starts_takes_nobodys_place(tmp_path):
     check_learned(home, settings, tmp_path / "replayed")
 
 
+@pytest.mark.slow
 def test_the_supervisor_alone_is_killed_and_another_takes_over(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
     with ServerProcess(settings, home) as server:
@@ -319,6 +320,7 @@ def test_a_version_whose_arrays_are_spoiled_or_lost_is_refused_and_all_goes_on(t
         assert client.health().ok
 
 
+@pytest.mark.slow
 def test_a_spoiled_checkpoint_costs_some_learning_again_and_nothing_else(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
     with ServerProcess(settings, home) as server:
@@ -340,6 +342,7 @@ def test_a_spoiled_checkpoint_costs_some_learning_again_and_nothing_else(tmp_pat
     check_learned(home, settings, tmp_path / "replayed")
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_cannot_be_read_is_published_anew(tmp_path):
     settings, home = spec(serve=ServeSpec(port=0)), tmp_path / "home"
     grown(home, settings)

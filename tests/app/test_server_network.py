@@ -89,7 +89,8 @@ def asking(server: Server) -> Iterator[list[tuple[float, ...]]]:
     assert broken == []
 
 
-@pytest.mark.parametrize("mode", [pytest.param("live", marks=pytest.mark.slow), "gated"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["live", "gated"])
 def test_it_answers_while_it_learns_and_goes_on_after_a_restart(tmp_path: Path, mode: Any) -> None:
     settings, home = spec(mode=mode), tmp_path / "home"
     count = 400 if mode == "live" else 2000  # the learner is judged against what was learned at first

@@ -205,6 +205,7 @@ def test_flips_of_thirty_percent_from_one_source_do_little_where_it_is_bounded(t
     assert shares["bounded"] > 0.9 > 0.6 > shares["plain"]
 
 
+@pytest.mark.slow
 def test_flips_that_outweigh_the_others_are_left_out_by_a_rollback(tmp_path):
     """Unbounded weights let three labels of ten outweigh the others, in learning and in the evidence alike.
 

@@ -157,7 +157,7 @@ def test_gated_what_served_judges_again(tmp_path: Path, promote: Any) -> None:
 EVERYTHING = given(st.sampled_from(["gated", "live"]), feedbacks, limits, stories, stories)
 
 
-@hypothesis(derandomize=True, deadline=None, max_examples=40)
+@hypothesis(derandomize=True, deadline=None, max_examples=20)
 @EVERYTHING
 def test_without_events_is_as_if_they_had_never_come(
     mode: Any, feedback: FeedbackSpec, bounds: LimitsSpec, drawn: Any, more: Any
