@@ -125,7 +125,7 @@ class Tail:
         """Fold the rest of the log, for at most so many seconds, and publish the result."""
         until = time.monotonic() + seconds
         while self.step() and time.monotonic() < until:
-            comparison.load_kernels(loop.fold.gate)
+            pass
         self._pace.due = 0.0
         self.step()
 
@@ -137,7 +137,7 @@ class Tail:
     def _begin(self) -> None:
         """Publish before the log is caught up with; a new loop starts with its first event, or now."""
         while not self._loop.fold.started and self._loop.catch_up(PIECES[1]):
-            comparison.load_kernels(loop.fold.gate)
+            pass
         self._loop.ready()
         self._folded = self._moment(time.monotonic())
         self._publisher.reached(self._loop.position)
