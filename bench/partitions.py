@@ -1,13 +1,16 @@
 """Several learners and one: throughput, processor time of each process, and accuracy.
 
-    python bench/partitions.py                     # throughput, then accuracy: about three minutes
+    python bench/partitions.py                     # all of it: about four minutes
     python bench/partitions.py --only throughput
+    python bench/partitions.py --only costly
     python bench/partitions.py --only accuracy --every 4096 8192 16384
 
 Throughput: the linear model on rows that repeat a stream until there are half a million, read by each learner from the
 encoded rows of its partition, from a CSV file, and from a Parquet file. One learner runs in the same engine, in a
-process of its own. The rate is that after the first barrier, when processes have started and kernels are loaded; CPU
+separate process. The rate is that after the first barrier, when processes have started and kernels are loaded; CPU
 seconds of each process do not depend on what else the machine does.
+
+Costly: `auto` on 300,000 generated rows by `el.prequential`, start of the processes included.
 
 Accuracy: prequential, over all rows, beside one learner, on streams with neighbours that are alike (Elec2, covtype) and
 without (SEA, Agrawal, a moving hyperplane), for several distances of merges, and for rows dealt by a hash of a column.
@@ -95,6 +98,20 @@ def throughput(name: str, best: int) -> None:
             print(f"{name:10} {source:12} two learners / one: {rates[2] / rates[1]:.2f}", flush=True)
 
 
+def costly() -> None:
+    """Print the time and accuracy of the automatic model with one learner and with two."""
+    stream, times = el.generate("rbf", 300_000), {}
+    el.prequential("auto", el.generate("rbf", 2000))  # loads the kernels
+    for count in (1, 2):
+        began = time.perf_counter()
+        found = el.prequential("auto", stream, partitions=count)
+        times[count] = time.perf_counter() - began
+        print(
+            f"auto, {count} learner{'s' * (count > 1)}: {times[count]:.1f} s, accuracy {found.metrics['accuracy']:.4f}"
+        )
+    print(f"auto: two learners / one: {times[1] / times[2]:.2f}")
+
+
 def accuracy(family: str, name: str, everies: list[int]) -> None:
     """Print the accuracy of one learner, and of two and four, beside it."""
     stream = opened(name)
@@ -122,14 +139,16 @@ def _dealings(stream: Stream, everies: list[int]) -> Iterator[tuple[str, Dealing
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=["throughput", "accuracy"])
+    parser.add_argument("--only", choices=["throughput", "costly", "accuracy"])
     parser.add_argument("--every", type=int, nargs="*", default=[2048, 8192, 32768])
     parser.add_argument("--best", type=int, default=3, help="passes of which the quickest counts")
     chosen = parser.parse_args()
-    if chosen.only != "accuracy":
+    if chosen.only in (None, "throughput"):
         for name in ("elec2", "covtype20k"):
             throughput(name, chosen.best)
-    if chosen.only != "throughput":
+    if chosen.only in (None, "costly"):
+        costly()
+    if chosen.only in (None, "accuracy"):
         for name in ("elec2", "covtype20k", *GENERATED):
             accuracy("linear", name, chosen.every)
         for name in ("elec2", "covtype20k"):

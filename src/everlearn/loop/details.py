@@ -176,7 +176,7 @@ class OrderRejected(Struct, frozen=True):
 class Erasure(Struct, frozen=True):
     """Events were erased, from position `first` on. `versions` maps each replaced version to the one rebuilt; `events`
     counts by kind; `taken` is the last row that was taken of each stream that an erased row came from. `keys` are the
-    handles of the keys that were destroyed, and `dropped` the versions whose rows the log has lost."""
+    handles of the keys that were destroyed."""
 
     fields: list[str] = []
     salt: str = ""
@@ -188,7 +188,6 @@ class Erasure(Struct, frozen=True):
     first: int = 0
     taken: dict[str, int] = {}
     keys: list[str] | None = None
-    dropped: list[str] | None = None
 
 
 class SettingsChanged(Struct, frozen=True):

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from everlearn import config, events, replay
@@ -122,8 +121,8 @@ class _Erasing:
             payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": state}, packed=True)))
         salt, versions = secrets.token_hex(16), {old: new.id for old, new in rebuilt.versions.items()}
         mark = sorted(where), salt, _digest(where, salt)
-        erasure = Erasure(*mark, self._found.kinds, versions, forgotten, rebuilt.learned, self._found.first, taken)
-        erasure = msgspec.structs.replace(erasure, keys=self._keys)
+        found, learned = self._found, rebuilt.learned
+        erasure = Erasure(*mark, found.kinds, versions, forgotten, learned, found.first, taken, self._keys)
         decision = Decision("erase", at, reason, "user", detail=details.write(erasure))
         self._log.erase(self._found.positions, [*payloads[:-1], decision, *payloads[-1:]])
         return decision
