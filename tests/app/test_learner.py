@@ -24,7 +24,7 @@ import pytest
 from everlearn import model
 from everlearn.app import learner
 from everlearn.app.learner import PIECE, PIECES, SHARE, EarlyUseFile, Learner, Pace, Tail, warm
-from everlearn.app.process import READY, Setup
+from everlearn.app.process import PRIORITY, READY, Setup
 from everlearn.errors import ConfigError, LogError
 from everlearn.events import Log, connect
 from everlearn.feedback.early_room import PublishedUse
@@ -276,7 +276,7 @@ def test_all_threads_of_a_learner_yield_to_requests(tmp_path):
         def values() -> list[int]:
             return [int((task / "stat").read_text().rpartition(")")[2].split()[16]) for task in tasks.iterdir()]
 
-        until(lambda: set(values()) == {min(19, base + learner.PRIORITY)})
+        until(lambda: set(values()) == {min(19, base + PRIORITY)})
         assert len(values()) >= 2  # one moves the log
 
 

@@ -25,7 +25,7 @@ import msgspec
 
 from everlearn import _private
 from everlearn.app import logs, tracing
-from everlearn.app.process import Setup, received, tell_ready, when_abandoned
+from everlearn.app.process import Setup, ready_after_requests, received, when_abandoned
 from everlearn.app.tracing import Tracer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import Log, evict
@@ -45,7 +45,6 @@ from everlearn.spec import LogSpec, Schema, Spec
 
 log = logging.getLogger("everlearn.learner")
 
-PRIORITY = 10  # the `nice` value: requests come first
 PIECE = 0.004  # seconds that a piece of the log should take to fold
 PIECES = (8, 4096)  # the fewest and the most events in a piece
 SHARE = 0.1  # the most of the time that goes into publishing, and into checkpoints
@@ -53,7 +52,7 @@ WORK = 5.0  # seconds of learning after which a checkpoint is due
 BUSY, IDLE = 0.001, 0.01  # seconds of sleep between two reads of the log
 STATUS = 0.2  # seconds between two writes of the status
 LOOK = 0.05  # seconds between two looks whether the home is still in its place
-EARLY = 0.05  # seconds between two publications of early feedback
+EARLY = 0.05  # seconds between two publications of the early feedback that is held
 TIDY = 1.0  # seconds between two moves of the write-ahead log into the log
 RETRY = (0.2, 5.0)  # seconds of pause after a failed write: the first, and the longest
 LAST = 20.0  # seconds to catch up before the process ends
@@ -239,7 +238,8 @@ class StatusFile:
         self._publisher = publisher
         self._started = time.time()
         self._next = 0.0
-        self._counted, self._since, self._rate = 0, time.monotonic(), 0.0
+        self._counted, self._since = 0, time.monotonic()
+        self._rate = 0.0
         self._last: dict[str, Any] = {}
         self._trouble = ""
 
@@ -392,7 +392,8 @@ class Learner:
             status.count(events)
             status.write(loop, tail.publish_seconds, tail.trouble)
             early.write(loop)
-            self.pause = RETRY[0] if events else self.pause
+            if events:
+                self.pause = RETRY[0]
             sleep = BUSY if events else tail.pause(sleep)
             if events < PIECES[0]:
                 self.stop.wait(sleep)
@@ -401,7 +402,8 @@ class Learner:
 
     def _wait(self, status: StatusFile, trouble: str) -> None:
         """Report the trouble until it is time to try again."""
-        until, self.pause = time.monotonic() + self.pause, min(RETRY[1], 2 * self.pause)
+        until = time.monotonic() + self.pause
+        self.pause = min(RETRY[1], 2 * self.pause)
         while time.monotonic() < until and not self.stop.is_set():
             status.write(None, trouble=trouble)
             self.stop.wait(STATUS)
@@ -451,31 +453,12 @@ def _remove_warming(folder: str) -> None:
         shutil.rmtree(stale_home, ignore_errors=True)
 
 
-def _published() -> None:
-    """Yield to requests from now on; before, the whole server waits for this process, also on a busy machine."""
-    tell_ready()
-    lower_priority(PRIORITY)
-
-
-def lower_priority(by: int) -> None:
-    """Add `by` to the `nice` value of each thread: `os.nice` alone would leave those that run already on Linux."""
-    try:
-        threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
-    except OSError:  # not Linux: the value is that of the process
-        with suppress(OSError):
-            os.nice(by)
-        return
-    for thread in threads:
-        with suppress(OSError):  # it has ended
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + by))
-
-
 def main() -> None:
     """Learn until SIGTERM, or until the supervisor is gone."""
     setup = received()
     logs.start("json" if setup.logs == "json" else "text", "learner")
     stop = threading.Event()
-    learner = Learner(setup, stop, _published)
+    learner = Learner(setup, stop, ready_after_requests)
 
     def end(*_: object) -> None:
         stop.set()

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from everlearn.spec import Spec
 
 VARIABLE = "EVERLEARN_PROCESS"
 READY = b"ready"
+PRIORITY = 10  # the `nice` value of what learns: requests come first
 
 
 class Pool(Struct, frozen=True):
@@ -125,6 +127,28 @@ def tell_ready() -> None:
     """Report to the supervisor that this process is ready."""
     sys.stdout.write(READY.decode() + "\n")
     sys.stdout.flush()
+
+
+def ready_after_requests() -> None:
+    """Report that this process is ready, and yield to requests from now on.
+
+    Before, the whole server waits for this process, also on a busy machine.
+    """
+    tell_ready()
+    lower_priority(PRIORITY)
+
+
+def lower_priority(by: int) -> None:
+    """Add `by` to the `nice` value of each thread: `os.nice` alone would leave those that run already on Linux."""
+    try:
+        threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    except OSError:  # not Linux: the value is that of the process
+        with suppress(OSError):
+            os.nice(by)
+        return
+    for thread in threads:
+        with suppress(OSError):  # it has ended
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + by))
 
 
 def when_abandoned(stop: Callable[[], None]) -> None:

@@ -10,11 +10,10 @@ from contextlib import closing
 from pathlib import Path
 
 from everlearn.app import logs
-from everlearn.app.learner import PRIORITY, lower_priority
 from everlearn.app.many.folder import LoopFolder, link_of
 from everlearn.app.many.host import LoopHost
 from everlearn.app.many.wire import LoopCalls
-from everlearn.app.process import received, tell_ready, when_abandoned
+from everlearn.app.process import ready_after_requests, received, when_abandoned
 from everlearn.app.worker import connections
 from everlearn.errors import EverlearnError
 
@@ -33,12 +32,6 @@ def most_loops() -> int:
     return 1 << 30
 
 
-def _published() -> None:
-    """Yield to requests from now on."""
-    tell_ready()
-    lower_priority(PRIORITY)
-
-
 def main() -> None:
     """Learn until SIGTERM, or until the supervisor is gone."""
     setup = received()
@@ -52,7 +45,7 @@ def main() -> None:
         folder = LoopFolder(Path(setup.home), setup.pool.processes)
         most = min(most_loops(), IN_DATABASE) if folder.service.log.url else most_loops()
         with closing(LoopCalls(link_of(setup, setup.index))) as calls:
-            LoopHost(setup, folder, calls, most).run(stop.is_set, _published)
+            LoopHost(setup, folder, calls, most).run(stop.is_set, ready_after_requests)
     except EverlearnError as error:
         logging.getLogger("everlearn.many").critical("the learner cannot work: %s", error)
         raise SystemExit(1) from error
