@@ -80,6 +80,8 @@ def test_a_log_in_a_database_is_named_after_the_loop(tmp_path: Path) -> None:
         (template(serve=ServeSpec(webhook="https://x.example")), "serve.webhook: got"),
         (template(serve=ServeSpec(traces="http://x.example")), "serve.traces: got"),
         (template(mlflow=MlflowSpec(uri="sqlite:///x")), "mlflow.uri: got"),
+        (template(log=LogSpec(url="nats://broker.example/all")), "log.url: got a broker"),
+        (template(log=LogSpec(url="postgresql://db.example/ml?loop=one")), "log.url: got `loop=` in a template"),
     ],
 )
 def test_what_a_loop_among_many_cannot_have_is_refused(tmp_path: Path, settings: Spec, what: str) -> None:

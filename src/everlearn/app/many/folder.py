@@ -68,6 +68,11 @@ class LoopFolder:
         self.processes = processes
         path = self.root / TEMPLATE
         self.template = _checked(config.load(path), path) if path.exists() else None
+        if "loop=" in self.service.log.url.partition("?")[2]:
+            raise ConfigError(
+                f"{path}: log.url: got `loop=` in a template; all loops would share one log. Leave it out: each loop "
+                "gets its name"
+            )
         self._specs: dict[str, tuple[int, Spec]] = {}  # by the path of the file: its time of modification, the spec
         self._names: tuple[float, int, list[str]] = (0.0, 0, [])
 
