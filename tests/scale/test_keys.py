@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,24 @@ def test_a_subject_has_one_key_in_every_process(opens: Opens) -> None:
     assert [found[name].handle for name in "ab"] == [made[name].handle for name in "ab"]
     assert two.of_handles([made["a"].handle])[made["a"].handle].decrypt(made["a"].encrypt("x", "label"), "label") == "x"
     assert one.existing(["c", "d"]).keys() == {"c"}
+
+
+def test_a_key_that_is_destroyed_before_its_first_use_is_replaced(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = opens(), Keys(opens())
+    add, gone = store.add, list[str]()
+
+    def raced(keys: Sequence[tuple[bytes, str, bytes]]) -> None:
+        add(keys)
+        if not gone:
+            gone.append(keys[0][1])
+            other.destroy(gone)
+
+    monkeypatch.setattr(store, "add", raced)
+    made = Keys(store).of_subjects(["a"])["a"]
+    assert gone != [made.handle]
+    assert made.decrypt(made.encrypt("x", "label"), "label") == "x"
 
 
 def test_two_writers_that_make_the_same_keys_agree(opens: Opens) -> None:

@@ -133,7 +133,7 @@ class Keys:
         """Return the key of each subject; a subject without a key gets one."""
         wanted = dict.fromkeys(subjects)
         held = self.existing(wanted)
-        if fresh := [one for one in wanted if one not in held]:
+        while fresh := [one for one in wanted if one not in held]:  # again where a key was destroyed at once
             self._store.add([(self._digest(one), *self._made()) for one in fresh])
             held |= self.existing(fresh)
         return held
