@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -53,6 +54,26 @@ def test_a_message_that_is_sent_again_is_stored_once(broker: NatsBroker) -> None
     found = dict(broker.read(0, 1000))
     assert broker.publish(messages("m17")) == [next(at for at, body in found.items() if body == b"m17")]
     assert broker.end() == len(found) == 300
+
+
+@pytest.mark.parametrize("lost", [0, 2, 4])
+def test_a_message_of_an_answer_that_is_lost_on_its_way_is_not_passed_over(
+    broker: NatsBroker, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    for name in "abcde":
+        broker.publish(messages(name))
+    ask, asked = broker._direct, list[int]()
+
+    async def lossy(wanted: dict[str, Any]) -> Any:
+        found = await ask(wanted)
+        asked.append(wanted["seq"])
+        return found[:lost] + found[lost + 1 :] if len(asked) == 1 else found
+
+    monkeypatch.setattr(broker, "_direct", lossy)
+    seen: list[tuple[int, bytes]] = []
+    while found := broker.read(seen[-1][0] if seen else 0, 10):
+        seen += found
+    assert seen == [(number, name.encode()) for number, name in enumerate("abcde", 1)]
 
 
 def test_long_reads_are_cut_and_go_on(broker: NatsBroker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,20 @@ class _Login(NamedTuple):
 _NO_LOGIN = _Login()
 
 
+def _before_gap(answer: Answer) -> list[tuple[int, bytes]]:
+    """Return sequence and body of the messages before the first that was lost on its way, as in a reconnect.
+
+    Each message names the one that was sent before it, and the first one names 0.
+    """
+    whole, last = list[tuple[int, bytes]](), 0
+    for headers, body in answer:
+        if int(headers["Nats-Last-Sequence"]) != last:
+            break
+        last = int(headers["Nats-Sequence"])
+        whole.append((last, body))
+    return whole
+
+
 class NatsBroker:
     """One JetStream stream as a `Broker`. Close it, or its thread lives on."""
 
@@ -161,9 +175,8 @@ class NatsBroker:
         until = time.monotonic() + PATIENCE
         while True:
             wanted = {"seq": after + 1, "batch": limit, "max_bytes": READ_BYTES, "next_by_subj": self._subject}
-            found = await self._direct(wanted)
-            if found:
-                return [(int(headers["Nats-Sequence"]), body) for headers, body in found]
+            if found := _before_gap(await self._direct(wanted)):
+                return found
             state = await self._again(self._state)
             if state.last_seq <= after or state.messages == 0:
                 return []
