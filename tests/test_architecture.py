@@ -52,6 +52,7 @@ WHOLE_SYSTEM = {
     "scale/test_engines": "one application on several engines",
     "scale/test_followers": "servers of one loop on several machines",
     "scale/test_encrypted_server": "a server whose log encrypts",
+    "scale/test_removed_events": "an erasure from a log whose broker has removed events",
     "scale/test_served": "a server whose log is in a database",
     "stream/test_kinds_of_files": "files that people have, from the bytes to the encoded rows",
     "test_architecture_page": "the tree itself, as a page draws it",

@@ -59,8 +59,8 @@ def test_a_key_that_is_destroyed_before_its_first_use_is_replaced(
     store, other = opens(), Keys(opens())
     add, gone = store.add, list[str]()
 
-    def raced(keys: Sequence[tuple[bytes, str, bytes]]) -> None:
-        add(keys)
+    def raced(keys: Sequence[tuple[bytes, str, bytes]], at: float) -> None:
+        add(keys, at)
         if not gone:
             gone.append(keys[0][1])
             other.destroy(gone)

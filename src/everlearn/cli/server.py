@@ -190,7 +190,14 @@ def erase(
         print_json(msgspec.to_builtins(decision))
         return
     counts = ", ".join(f"{number:,} of kind {kind}" for kind, number in decision.detail["events"].items())
-    screen.print(f"erased {counts}; {len(decision.detail['versions']):,} versions rebuilt", highlight=False)
+    erased_events = counts or "the key of the subject, whose events the broker had removed"
+    screen.print(f"erased {erased_events}; {len(decision.detail['versions']):,} versions rebuilt", highlight=False)
+    if dropped := decision.detail.get("dropped"):
+        screen.print(
+            f"{len(dropped):,} versions dropped, since the broker has removed events up to position "
+            f"{decision.detail['removed']:,} that they had learned: {', '.join(dropped)}",
+            highlight=False,
+        )
 
 
 @token.command("create")

@@ -162,6 +162,24 @@ class Erasing(Protocol):
         ...
 
 
+class Removing(Protocol):
+    """A log whose broker may remove old events."""
+
+    def removed(self) -> int:
+        """Return the position of the newest event that the broker has removed; 0 if it has all."""
+        ...
+
+
+@runtime_checkable
+class RemovingLog(Log, Removing, Protocol):
+    """A log with all parts, whose broker may remove old events."""
+
+
+def removed(log: Log) -> int:
+    """Return the position of the newest event that a broker has removed; 0 for a log that has all of its events."""
+    return log.removed() if isinstance(log, RemovingLog) else 0
+
+
 class Covered(NamedTuple):
     """The keys that would erase some events: `handles` of keys that no other event has, and the events `left`."""
 
@@ -182,8 +200,16 @@ class EncryptingLog(Protocol):
         """Return the handle of the key of a subject; "" for the empty subject."""
         ...
 
-    def covered(self, positions: Collection[int]) -> Covered:
-        """Return the keys whose destruction erases events at these positions and no others."""
+    def covered(self, positions: Collection[int], after: int = 0) -> Covered:
+        """Return the keys whose destruction erases events at these positions and no others behind `after`."""
+        ...
+
+    def held(self, subjects: Collection[str]) -> dict[str, float]:
+        """Return when the key of each of these subjects was made, in seconds since 1970, by the handle of the key."""
+        ...
+
+    def under(self, handles: Collection[str], after: int = 0) -> list[Event]:
+        """Return the events behind position `after` that are encrypted with the keys of these handles, in order."""
         ...
 
 

@@ -290,6 +290,10 @@ class Early:
     def __len__(self) -> int:
         return sum(map(len, self._kept.values()))
 
+    def __iter__(self) -> Iterator[Earlier]:
+        """Iterate over the pieces, those of one prediction after each other."""
+        return iter([piece for kept in self._kept.values() for piece in kept])
+
     def put(self, earlier: Earlier) -> None:
         """Keep a piece of feedback; drop the oldest ids that no longer fit in an eighth of `spec.bytes`."""
         self._kept.setdefault(earlier.feedback.id, []).append(earlier)
@@ -332,7 +336,7 @@ class Early:
 
     def state(self) -> Arrays:
         """Return the set as arrays; `load` restores it."""
-        pieces = [piece for kept in self._kept.values() for piece in kept]
+        pieces = list(self)
         texts = [msgspec.json.encode(piece.feedback) for piece in pieces]
         return {
             "dropped": np.array(self.dropped, np.int64),

@@ -176,7 +176,8 @@ class OrderRejected(Struct, frozen=True):
 class Erasure(Struct, frozen=True):
     """Events were erased, from position `first` on. `versions` maps each replaced version to the one rebuilt; `events`
     counts by kind; `taken` is the last row that was taken of each stream that an erased row came from. `keys` are the
-    handles of the keys that were destroyed."""
+    handles of the keys that were destroyed. Where a broker had removed all events up to position `removed`, `dropped`
+    are the versions that lost their arrays, and `grown` is the progress of those learned from what it still had."""
 
     fields: list[str] = []
     salt: str = ""
@@ -188,6 +189,9 @@ class Erasure(Struct, frozen=True):
     first: int = 0
     taken: dict[str, int] = {}
     keys: list[str] | None = None
+    removed: int | None = None
+    dropped: list[str] | None = None
+    grown: dict[str, Progress] | None = None
 
 
 class SettingsChanged(Struct, frozen=True):
@@ -444,6 +448,11 @@ def progress(decision: Decision) -> dict[str, Progress]:
 def replaced(decision: Decision) -> dict[str, str]:
     """Return the versions that an erasure has replaced, and the version in the place of each; else nothing."""
     return dict(decision.detail.get("versions", {})) if decision.action == "erase" else {}
+
+
+def dropped(decision: Decision) -> list[str]:
+    """Return the versions that an erasure has left without arrays."""
+    return list(decision.detail.get("dropped", ())) if decision.action == "erase" else []
 
 
 def is_pause(action: str, detail: Mapping[str, Any]) -> bool:

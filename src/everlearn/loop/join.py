@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError, EventsGone, InputError
 from everlearn.feedback.correction import Arrival, Correction
 from everlearn.feedback.labelling import Coverage, DefaultLabels
 from everlearn.feedback.pending import (
@@ -141,6 +141,16 @@ class Joiner:
                 self._note_lag(max(time - pending.time, 0.0))
                 return self._attributed(labelled, feedback, targets)
             return labelled
+        try:
+            return self._judge_from_log(feedback, targets, position, time, at, clip)
+        except EventsGone:  # a broker has removed the prediction
+            self.unusable += 1
+            return []
+
+    def _judge_from_log(
+        self, feedback: Feedback, targets: Sequence[Target], position: int, time: float, at: int, clip: Clip
+    ) -> list[LabelledRow]:
+        """Judge a prediction that does not wait: one that was answered, or evicted, or is still to come."""
         found = self._history.find(f"prediction:{feedback.id}")
         if found is None or found.position > at:
             if self.spec.feedback.early:

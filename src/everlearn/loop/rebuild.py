@@ -56,6 +56,7 @@ def rebuild(
     waiting: dict[str, Singles] | None = None,
     widths: Sequence[tuple[int, int]] | None = None,
     alone: bool = False,
+    removed: int = 0,
 ) -> tuple[int, int]:
     """Let `model` learn the labels and examples at positions (after, upto] in log order; return (learned, left out).
 
@@ -68,7 +69,8 @@ def rebuild(
     predictions up to `after` are those of an untrained model that learns everything up to there, if it then equals
     `model`; else there are none. `waiting` is filled with the traces of the predictions that still wait, by id.
     `widths` are the steps of the loop's waiting predictions (see `PendingPredictions`); None: those of this model.
-    With `alone`, limits and corrections know nothing from before `after`, as in release 0.1.0.
+    With `alone`, limits and corrections know nothing from before `after`, as in release 0.1.0. Events up to position
+    `removed` count as absent and are not read, since a broker has removed them.
 
     Raises ModelError if the model breaks the contract.
 
@@ -85,7 +87,7 @@ def rebuild(
     (400, 400)
     """
     backlog, left_out = _Backlog(model), 0
-    joined = Rejoined(log, encoder, spec, skip, ranges, widths)
+    joined = Rejoined(log, encoder, spec, skip, ranges, widths, removed)
     _lead(joined, model, min(after, upto))
     if alone:
         joined.begin_again(model)
@@ -139,15 +141,16 @@ def rejoin(
 def training_positions(log: Log) -> dict[str, Progress]:
     """Return, by version id, what the arrays of each version had learned when it was stored, as the log records it.
 
-    A version that an erasure rebuilt has learned as far as the one that it replaced.
+    A version that an erasure rebuilt has learned as far as the one that it replaced, unless the erasure says otherwise.
     """
     found: dict[str, Progress] = {}
     for event in scan(log, kinds=("decision",)):
         decision = event.payload
         if not isinstance(decision, Decision):
             continue
-        found |= {new: found[old] for old, new in details.replaced(decision).items() if old in found}
-        for version, learned in details.progress(decision).items():
+        grown = details.progress(decision)
+        found |= {new: grown.get(new, found[old]) for old, new in details.replaced(decision).items() if old in found}
+        for version, learned in grown.items():
             found.setdefault(version, learned)
     return found
 
@@ -163,13 +166,14 @@ class Rejoined:
         skip: Skip,
         ranges: Mapping[str, Any] | None = None,
         widths: Sequence[tuple[int, int]] | None = None,
+        removed: int = 0,
     ) -> None:
         self.limiter = Limiter(spec, encoder.shape, ranges)
         self.joiner = Joiner(spec, encoder, self.limiter, log, skip)
         self._log, self._encoder, self._spec, self._skip = log, encoder, spec, skip
         self._warm = _warm_until(log) if spec.warm_start else 0  # examples up to here were learned offline
         self._champion = _Judge(self._first, _frozen(log, spec, self._warm > 0)) if self.limiter.judges else None
-        self._widths, self._ranges = widths, ranges
+        self._widths, self._ranges, self._removed = widths, ranges, removed
         self._pauses = pauses(log)
         self._traced: list[_Backlog] = []
         self.traces_of(None)
@@ -197,7 +201,7 @@ class Rejoined:
 
         Yields each event with the rows that it labels; None if it is left out.
         """
-        events = scan(self._log, after, JOINED, upto)
+        events = scan(self._log, max(after, self._removed), JOINED, upto)
         while page := list(islice(events, _PAGE)):
             rows = self._encoded(page)
             for i, event in enumerate(page):
@@ -220,7 +224,7 @@ class Rejoined:
         payload = event.payload
         if not isinstance(payload, Label | Reward | Preference) or payload.id in self.joiner.pending:
             return False
-        found = self._log.find(f"prediction:{payload.id}")
+        found = None if self._removed else self._log.find(f"prediction:{payload.id}")
         return found is not None and self._skip(found)
 
     def _encoded(self, events: Sequence[Event]) -> dict[int, Batch]:

@@ -171,6 +171,12 @@ class BrokeredLog:
         self._tail.reach_end()
         return self._index.cursor().events
 
+    def removed(self) -> int:
+        """Return the position of the newest event whose message the broker has removed; 0 if it has all."""
+        self._check_usable()
+        self._tail.reach_end()
+        return self._index.before(self._broker.first())
+
     def _events(self, places: Sequence[Place]) -> list[Event]:
         rows = zip(places, self._rows(places), strict=True)
         return events_of([(place.position, time, text) for place, (time, _, _, text) in rows], self.place)

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from everlearn.errors import IdTaken, InputError, LogError, UnknownId
+from everlearn.errors import EventsGone, IdTaken, InputError, LogError, UnknownId
 from everlearn.events import (
     KINDS,
     ChainCheck,
@@ -27,6 +27,7 @@ from everlearn.events import (
     Log,
     Row,
     has_broker,
+    removed,
     rests,
     row,
     scan,
@@ -164,7 +165,10 @@ class EncryptedLog:
             return _Wanted(handle=about.handle)
         if about.id in subjects:
             return _Wanted(f"s:{subjects[about.id]}" if subjects[about.id] else "")
-        found = self._log.find(f"prediction:{about.id}")
+        try:
+            found = self._log.find(f"prediction:{about.id}")
+        except EventsGone:  # the broker has removed the prediction, so that its key is not known
+            found = None
         if found is None:
             return _Wanted(f"f:{about.id}")
         return _Wanted(handle=found.payload.handle) if isinstance(found.payload, Encrypted) else _Wanted()
@@ -212,14 +216,34 @@ class EncryptedLog:
 
     # ---- erasing -----------------------------------------------------------------------------------------------
 
-    def covered(self, positions: Collection[int]) -> Covered:
-        """Return the keys whose destruction erases events at these positions and no others. Reads the log twice."""
+    def removed(self) -> int:
+        """Return the position of the newest event that the broker below has removed; 0 if there is none."""
+        return removed(self._log)
+
+    def held(self, subjects: Collection[str]) -> dict[str, float]:
+        """Return when the key of each of these subjects was made, in seconds since 1970, by the handle of the key."""
+        return self._keys.made(f"s:{subject}" for subject in subjects)
+
+    def under(self, handles: Collection[str], after: int = 0) -> list[Event]:
+        """Return the events behind position `after` that are encrypted with the keys of these handles, in order."""
+        found = [
+            event
+            for event in scan(self._log, after, ERASABLE)
+            if isinstance(event.payload, Encrypted) and event.payload.handle in handles
+        ]
+        return self._opened(found)
+
+    def covered(self, positions: Collection[int], after: int = 0) -> Covered:
+        """Return the keys whose destruction erases events at these positions and no others behind `after`.
+
+        Reads the log twice.
+        """
         chosen = set(positions)
-        within = [event for event in scan(self._log, kinds=ERASABLE) if event.position in chosen]
+        within = [event for event in scan(self._log, after, ERASABLE) if event.position in chosen]
         handles = {event.payload.handle for event in within if isinstance(event.payload, Encrypted)}
         shared = {
             event.payload.handle
-            for event in scan(self._log, kinds=ERASABLE)
+            for event in scan(self._log, after, ERASABLE)
             if isinstance(event.payload, Encrypted) and event.position not in chosen
         }
         alone = handles - shared

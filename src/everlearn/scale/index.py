@@ -181,6 +181,11 @@ class LocalIndex:
 
     # ---- looking up --------------------------------------------------------------------------------------------
 
+    def before(self, sequence: int) -> int:
+        """Return the position of the last event of the messages before a sequence; 0 if there is none."""
+        found = self._rows("SELECT position FROM events WHERE sequence < ? ORDER BY position DESC LIMIT 1", (sequence,))
+        return int(found[0][0]) if found else 0
+
     def after(self, position: int, limit: int, kinds: Sequence[str] = ()) -> list[Place]:
         """Return the first `limit` events after a position, in order; only of these `kinds`, if given."""
         among = f" AND kind IN ({', '.join(str(_CODES[kind]) for kind in kinds)})" if kinds else ""

@@ -59,8 +59,12 @@ class KeyStore(Protocol):
         """Return digest, handle and secret of each subject that has a key."""
         ...
 
-    def add(self, keys: Sequence[tuple[bytes, str, bytes]]) -> None:
-        """Add keys (digest, handle, secret) durably; a subject that has a key keeps it."""
+    def made(self, subjects: Sequence[bytes]) -> list[tuple[str, float]]:
+        """Return the handle of the key of each subject that has one, and when it was made, in seconds since 1970."""
+        ...
+
+    def add(self, keys: Sequence[tuple[bytes, str, bytes]], at: float) -> None:
+        """Add keys (digest, handle, secret), made at a time, durably; a subject that has a key keeps it."""
         ...
 
     def destroy(self, handles: Sequence[str]) -> None:
@@ -134,7 +138,7 @@ class Keys:
         wanted = dict.fromkeys(subjects)
         held = self.existing(wanted)
         while fresh := [one for one in wanted if one not in held]:  # again where a key was destroyed at once
-            self._store.add([(self._digest(one), *self._made()) for one in fresh])
+            self._store.add([(self._digest(one), *self._new()) for one in fresh], time.time())
             held |= self.existing(fresh)
         return held
 
@@ -179,6 +183,10 @@ class Keys:
             held |= found
         return held
 
+    def made(self, subjects: Iterable[str]) -> dict[str, float]:
+        """Return when the key of each subject that has one was made, in seconds since 1970, by its handle."""
+        return dict(self._store.made([self._digest(one) for one in subjects]))
+
     def destroy(self, handles: Sequence[str]) -> None:
         """Destroy keys, so that events encrypted with them can be read nowhere."""
         self._store.destroy(handles)
@@ -197,7 +205,7 @@ class Keys:
         text = subject.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(text, key=self._salt, digest_size=20).digest()
 
-    def _made(self) -> tuple[str, bytes]:
+    def _new(self) -> tuple[str, bytes]:
         """Return a new handle and its secret as it is stored."""
         handle, secret = secrets.token_urlsafe(12), os.urandom(_SIV + _DIGESTS)
         if self._master is None:

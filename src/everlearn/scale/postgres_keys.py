@@ -15,7 +15,7 @@ from everlearn.errors import LogError
 _PATIENCE = 30.0  # seconds that a call waits for a connection
 _SESSIONS = 2  # at once, of one process
 _TABLES = (
-    "CREATE TABLE keys (handle text PRIMARY KEY, subject bytea UNIQUE, secret bytea)",
+    "CREATE TABLE keys (handle text PRIMARY KEY, subject bytea UNIQUE, secret bytea, made float8)",
     "CREATE INDEX destroyed ON keys (handle) WHERE secret IS NULL",
     "CREATE TABLE salt (bytes bytea NOT NULL)",
 )
@@ -80,14 +80,18 @@ class PostgresKeys:
         """Return digest, handle and secret of each subject that has a key."""
         return self._rows("SELECT subject, handle, secret FROM keys WHERE subject = ANY(%s)", (list(subjects),))
 
-    def add(self, keys: Sequence[tuple[bytes, str, bytes]]) -> None:
-        """Add keys (digest, handle, secret) durably; a subject that has a key keeps it."""
+    def made(self, subjects: Sequence[bytes]) -> list[tuple[str, float]]:
+        """Return the handle of the key of each subject that has one, and when it was made, in seconds since 1970."""
+        return self._rows("SELECT handle, made FROM keys WHERE subject = ANY(%s)", (list(subjects),))
+
+    def add(self, keys: Sequence[tuple[bytes, str, bytes]], at: float) -> None:
+        """Add keys (digest, handle, secret), made at a time, durably; a subject that has a key keeps it."""
         columns = [list(column) for column in zip(*sorted(keys), strict=True)]  # sorted: two writers cannot deadlock
         self._run(
             lambda connection: connection.execute(
-                "INSERT INTO keys (subject, handle, secret) SELECT * FROM unnest(%s::bytea[], %s::text[], %s::bytea[])"
-                " ON CONFLICT (subject) DO NOTHING",
-                columns,
+                "INSERT INTO keys (subject, handle, secret, made) SELECT *, %s::float8"
+                " FROM unnest(%s::bytea[], %s::text[], %s::bytea[]) ON CONFLICT (subject) DO NOTHING",
+                [at, *columns],
             )
         )
 
@@ -100,7 +104,7 @@ class PostgresKeys:
         def remove(connection: Connection) -> None:
             connection.execute(
                 "INSERT INTO keys (handle) SELECT unnest(%s::text[])"
-                " ON CONFLICT (handle) DO UPDATE SET subject = NULL, secret = NULL",
+                " ON CONFLICT (handle) DO UPDATE SET subject = NULL, secret = NULL, made = NULL",
                 (list(handles),),
             )
             connection.execute("VACUUM (FULL) keys")

@@ -18,7 +18,8 @@ FILE = "keys.sqlite"
 _PATIENCE = 30.0  # seconds that a process waits for another one
 _APPLICATION = 0x45564C4B  # "EVLK"
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS keys (handle TEXT PRIMARY KEY, subject BLOB UNIQUE, secret BLOB) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS keys (handle TEXT PRIMARY KEY, subject BLOB UNIQUE, secret BLOB, made REAL)"
+    " WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS destroyed ON keys (handle) WHERE secret IS NULL",
     "CREATE TABLE IF NOT EXISTS salt (only INTEGER PRIMARY KEY CHECK (only = 1), bytes BLOB NOT NULL)",
 )
@@ -88,14 +89,18 @@ class SqliteKeys:
         """Return digest, handle and secret of each subject that has a key."""
         return self._among("SELECT subject, handle, secret FROM keys WHERE subject IN", subjects)
 
-    def add(self, keys: Sequence[tuple[bytes, str, bytes]]) -> None:
-        """Add keys (digest, handle, secret) durably; a subject that has a key keeps it."""
+    def made(self, subjects: Sequence[bytes]) -> list[tuple[str, float]]:
+        """Return the handle of the key of each subject that has one, and when it was made, in seconds since 1970."""
+        return self._among("SELECT handle, made FROM keys WHERE subject IN", subjects)
+
+    def add(self, keys: Sequence[tuple[bytes, str, bytes]], at: float) -> None:
+        """Add keys (digest, handle, secret), made at a time, durably; a subject that has a key keeps it."""
 
         def insert(execute: Callable[..., sqlite3.Cursor]) -> None:
             execute("BEGIN IMMEDIATE")
             for subject, handle, secret in keys:
-                values = (handle, subject, secret)
-                execute("INSERT INTO keys VALUES (?, ?, ?) ON CONFLICT (subject) DO NOTHING", values)
+                values = (handle, subject, secret, at)
+                execute("INSERT INTO keys VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO NOTHING", values)
             execute("COMMIT")
 
         self._run(insert)
@@ -108,8 +113,8 @@ class SqliteKeys:
             execute("BEGIN IMMEDIATE")
             for handle in handles:
                 execute(
-                    "INSERT INTO keys VALUES (?, NULL, NULL)"
-                    " ON CONFLICT (handle) DO UPDATE SET subject = NULL, secret = NULL",
+                    "INSERT INTO keys VALUES (?, NULL, NULL, NULL)"
+                    " ON CONFLICT (handle) DO UPDATE SET subject = NULL, secret = NULL, made = NULL",
                     (handle,),
                 )
             execute("COMMIT")

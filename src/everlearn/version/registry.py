@@ -61,8 +61,9 @@ class Versions:
                 self._aliases |= {name: id} if name else {}
                 self._notes |= {id: written} if written else {}
             case Decision(action="erase", detail={"versions": dict(rebuilt)}):
-                self._aliases = {alias: rebuilt.get(id, id) for alias, id in self._aliases.items()}
-                self._former = [rebuilt.get(id, id) for id in self._former]
+                dropped = payload.detail.get("dropped", ())
+                self._aliases = {alias: rebuilt.get(id, id) for alias, id in self._aliases.items() if id not in dropped}
+                self._former = [rebuilt.get(id, id) for id in self._former if id not in dropped]
                 self._notes = {rebuilt.get(id, id): written for id, written in self._notes.items()}
 
     def make(

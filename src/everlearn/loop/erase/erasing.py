@@ -27,7 +27,7 @@ from everlearn.events import EncryptingLog, ErasableLog, Log, scan
 from everlearn.learn import limits
 from everlearn.loop import details
 from everlearn.loop.details import Erasure
-from everlearn.loop.erase.finding import Found, find
+from everlearn.loop.erase.finding import Found, find, find_left
 from everlearn.loop.erase.rebuilding import Rebuilding, Rebuilt, join_again
 from everlearn.loop.erase.replay_memory import Flags, forget
 from everlearn.loop.fold import Fold
@@ -66,8 +66,9 @@ def erase(folder: Path, spec: Spec, where: Mapping[str, Scalar], reason: str) ->
                 "from one that was started with log.encrypt = true"
             )
         _check_encrypted(home, folder, spec)
-        found = find(home.log, spec, where)
-        if found.positions:
+        removed = events.removed(home.log)
+        found = find_left(home.log, spec, where, removed) if removed else find(home.log, spec, where)
+        if found.positions or found.keys:
             decision = _Erasing(folder, home, home.log, spec, found).run(where, reason)
         elif (before := _done(home.log, where)) is not None:
             decision = before
@@ -111,18 +112,20 @@ class _Erasing:
             registry, stored = self._home.versions, self._blobs.hashes()
             kept = {version.id for version in registry.list() if version.blob in stored}
             parts = fold, registry, self._log, kept, self._gone, self._found.first
-            rebuilt = Rebuilding(*parts).run()
+            rebuilt = Rebuilding(*parts, removed=self._found.removed).run()
             forgotten = self._forget(fold)
-            join_again(fold, rebuilt, self._gone)
+            join_again(fold, rebuilt, self._gone, self._found.removed)
             fold.taken.note(self._found.ids)  # events behind the checkpoint lose their ids
             taken = self._taken(fold)
             arrays, state = fold.state()
-            payloads = [Born(version) for version in rebuilt.versions.values()]
+            born = {made.id: made for made in rebuilt.versions.values()} | rebuilt.made
+            payloads = [Born(version) for version in born.values()]
             payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": state}, packed=True)))
         salt, versions = secrets.token_hex(16), {old: new.id for old, new in rebuilt.versions.items()}
         mark = sorted(where), salt, _digest(where, salt)
         found, learned = self._found, rebuilt.learned
-        erasure = Erasure(*mark, found.kinds, versions, forgotten, learned, found.first, taken, self._keys)
+        lost = (found.removed, rebuilt.dropped, rebuilt.grown) if found.removed else ()
+        erasure = Erasure(*mark, found.kinds, versions, forgotten, learned, found.first, taken, self._keys, *lost)
         decision = Decision("erase", at, reason, "user", detail=details.write(erasure))
         self._log.erase(self._found.positions, [*payloads[:-1], decision, *payloads[-1:]])
         return decision
@@ -134,9 +137,15 @@ class _Erasing:
         return {name: row for name, row in fold.taken.rows.items() if name in named.rows}
 
     def _forget(self, fold: Fold) -> int:
-        """Remove the person from the replay memory and the pending predictions; return the number removed."""
-        waited = sum(fold.pending.take(id) is not None for id in self._found.ids)
-        waited += sum(len(fold.early.take(id)) for id in self._found.ids)
+        """Remove the person from the replay memory and the pending predictions; return the number removed.
+
+        What came from events that a broker has removed leaves as well, where some of these may be about the person.
+        """
+        unseen = self._found.unseen
+        ids = self._found.ids | {one.id for one in fold.pending if one.position <= unseen}
+        ids |= {one.feedback.id for one in fold.early if one.position <= unseen}
+        waited = sum(fold.pending.take(id) is not None for id in ids)
+        waited += sum(len(fold.early.take(id)) for id in ids)
         learner = fold.monitor
         if learner.replay.kind == "none":
             return waited
@@ -162,7 +171,7 @@ class _Erasing:
 
         def gone(rows: Examples) -> Flags:
             same = [bool(content) and _content(rows.batch, row, width) in content for row in range(len(rows.y))]
-            return np.array(same, bool) | np.isin(rows.position, positions)
+            return np.array(same, bool) | np.isin(rows.position, positions) | (rows.position <= self._found.unseen)
 
         return gone
 
@@ -174,13 +183,13 @@ def _keys(log: Log, spec: Spec, found: Found) -> list[str] | None:
     """
     if not isinstance(log, EncryptingLog):
         return None
-    covered = log.covered(found.positions)
+    covered = log.covered(found.positions, found.removed)
     if covered.left and not log.in_place:
         raise InputError(
             f"where: {covered.left} of {len(found.positions)} events have no key, or share one with events that stay; "
             f"expected all events of a subject, since this log erases by keys. Name {spec.subject}=VALUE alone"
         )
-    return list(covered.handles)
+    return sorted({*covered.handles, *found.keys})
 
 
 def _content(batch: Batch, row: int, width: int) -> tuple[bytes, ...]:
@@ -201,7 +210,7 @@ def _clean(folder: Path, log: ErasableLog, spec: Spec) -> None:
             case Checkpoint(blob=blob):
                 newest = blob
             case Decision() as decision:
-                replaced |= details.replaced(decision).keys()
+                replaced |= {*details.replaced(decision), *details.dropped(decision)}
     needed = {blob for id, blob in versions.items() if id not in replaced} | {newest}
     for blob in blobs.hashes() - needed:
         blobs.remove(blob)

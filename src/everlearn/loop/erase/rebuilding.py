@@ -22,12 +22,18 @@ from everlearn.model import Model
 from everlearn.records import Decision, Event, Example, Label, Payload, Preference, Reward, Singles, Version
 from everlearn.schema import Reading
 from everlearn.serve.contestant import UNKNOWN, Contestant, Progress
+from everlearn.version.codec import canonical
 from everlearn.version.registry import Versions
 
 _READ = 4096  # events read at a time
 _UNTRAINED = ""
 _REASON = "learned again without what was erased: "  # the log's words
+_LEFT = "learned again from what the broker still had"
 _NOTHING = Progress(0, 0)
+
+
+class _EventsRemoved(Exception):
+    """What a model must learn again is no longer in the broker."""
 
 
 class TrainingSpan(NamedTuple):
@@ -54,11 +60,16 @@ class Move(NamedTuple):
 class Rebuilt:
     """The rebuilt versions by the id of the version that each replaces, and the number of labels learned for them.
 
-    `traces` holds, by uid of the rebuilt contestants, the traces of the predictions that wait, by id.
+    `traces` holds, by uid of the rebuilt contestants, the traces of the predictions that wait, by id. Of a log whose
+    broker has removed events, `dropped` are the versions that cannot be rebuilt, `made` those learned from what the
+    broker still had, and `grown` is the progress of these.
     """
 
     versions: dict[str, Version] = field(default_factory=dict)
     learned: int = 0
+    made: dict[str, Version] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    grown: dict[str, Progress] = field(default_factory=dict)
     traces: dict[int, dict[str, Singles]] = field(default_factory=dict)
 
     def id(self, old: str) -> str:
@@ -72,6 +83,10 @@ class Rebuilding:
     Arrays that learned nothing from position `first` on stay as they are (0: all do). Each version is rebuilt from its
     parent by learning the events between them, so a version from before `first` is where that begins. `kept` are the
     ids of the versions with arrays.
+
+    Where a broker has removed all events up to position `removed`, what had learned from these cannot be rebuilt. Such
+    a version is dropped. A contestant goes on with another one instead, which has learned all that the broker still
+    has, beginning with the newest version that need not be rebuilt.
     """
 
     def __init__(
@@ -83,17 +98,19 @@ class Rebuilding:
         gone: Set[int],
         first: int,
         upto: int | None = None,
+        removed: int = 0,
     ) -> None:
         """`upto` is the position of the last decision that counts; None: all of the log do."""
         self.rebuilt = Rebuilt()
         self._fold, self._versions, self._log = fold, versions, log
-        self._kept, self._gone, self._first = kept, gone, first
+        self._kept, self._gone, self._first, self._removed = kept, gone, first, removed
         self._all = {version.id: version for version in versions.list()}
         self._training_positions = training_positions(log)
         self._moves = _renamed(_decisions(log, upto))
         self._started = {made.version for made, _ in self._moves if made.action == "challenger"}
         self._models: dict[str, Model] = {}  # of the versions rebuilt or read
         self._last: tuple[TrainingSpan, Model] | None = None  # the next span may begin with the last one
+        self._left: dict[str, tuple[Version, Model, dict[str, Singles]]] = {}  # learned from what is left, by spec
 
     def run(self) -> Rebuilt:
         """Rebuild the affected versions that have arrays, then the contestants of the fold, in place."""
@@ -101,13 +118,19 @@ class Rebuilding:
             return self.rebuilt
         for version in self._all.values():
             if self._is_affected(version.id) and version.id in self._kept:
-                self._rebuild(version)
+                try:
+                    self._rebuild(version)
+                except _EventsRemoved:
+                    self.rebuilt.dropped.append(version.id)
         roster = self._fold.roster
         for snapshot in [challenger.snapshot for challenger in roster.challengers if challenger.snapshot is not None]:
             if snapshot.learned == UNKNOWN:  # of an older release; its challenger nominates another
                 roster.withdraw(snapshot)
         for contestant in sorted(roster.contestants, key=self._upto):
-            self._renew(contestant)
+            try:
+                self._renew(contestant)
+            except _EventsRemoved:
+                self._begin_again(contestant)
         return self.rebuilt
 
     def _rebuild(self, version: Version) -> None:
@@ -126,9 +149,45 @@ class Rebuilding:
                 contestant.model = self._learned(span, self._all[contestant.version].spec, waiting)
                 if contestant.learns:
                     self.rebuilt.traces[contestant.uid] = waiting
+        elif contestant.version in self.rebuilt.dropped:
+            raise _EventsRemoved
         elif contestant.version in self.rebuilt.versions:
             contestant.model = self._model(contestant.version)
         self._fold.roster.rename(contestant, self.rebuilt.id(contestant.version))
+
+    # ---- where the broker has removed events -------------------------------------------------------------------
+
+    def _begin_again(self, contestant: Contestant) -> None:
+        """Give a contestant that cannot be rebuilt the model that has learned what the broker still has."""
+        if self._is_snapshot(contestant):  # its challenger nominates another
+            self._fold.roster.withdraw(contestant)
+            return
+        made, learned, waiting = self._learned_from_left(self._all[contestant.version].spec)
+        contestant.model = model.copy(learned)
+        if contestant.learns:
+            self.rebuilt.traces[contestant.uid] = waiting
+        if self._is_affected(contestant.version):
+            self.rebuilt.versions[contestant.version] = made
+            self.rebuilt.dropped = [id for id in self.rebuilt.dropped if id != contestant.version]
+        self.rebuilt.made[made.id] = made
+        self._fold.roster.rename(contestant, made.id)
+
+    def _learned_from_left(self, spec: dict[str, Any]) -> tuple[Version, Model, dict[str, Singles]]:
+        """Return the version that has learned what is left, its model, and the traces of what waits."""
+        key = canonical(spec)
+        if key not in self._left:
+            roots = [one for one in self._all.values() if one.id in self._kept and not self._is_affected(one.id)]
+            root = next((one for one in reversed(roots) if one.spec == spec), None)
+            born = self._born(root.id) if root is not None else _NOTHING
+            upto, waiting = Progress(self._fold.cursor["log"], self._fold.cursor["row"]), dict[str, Singles]()
+            after = Progress(max(born.log, self._removed), born.row)
+            span = TrainingSpan(root.id if root is not None else _UNTRAINED, after, upto)
+            learned = self._learned(span, spec, waiting)
+            parents = [root.id] if root is not None else []
+            made = self._versions.make(learned.arrays, spec, parents, upto.log, _LEFT, {})
+            self.rebuilt.grown[made.id] = upto
+            self._left[key] = made, learned, waiting
+        return self._left[key]
 
     def _is_snapshot(self, contestant: Contestant) -> bool:
         return self._fold.roster.concept(contestant) == "snapshot"
@@ -158,7 +217,8 @@ class Rebuilding:
         ):
             return TrainingSpan(_UNTRAINED, _NOTHING, born)
         warmed = re.search(r", warmed on (\d+) remembered rows$", version.reason)
-        after = _before(self._log, born.log, int(warmed[1]) if warmed else 0, self._gone, self._fold.encoder)
+        rows, removed = int(warmed[1]) if warmed else 0, self._removed
+        after = _before(self._log, born.log, rows, self._gone, self._fold.encoder, removed)
         return TrainingSpan(_UNTRAINED, Progress(after, born.row), born)
 
     def _since(self, version: str, upto: Progress, child: str = "") -> TrainingSpan:
@@ -213,6 +273,8 @@ class Rebuilding:
                 "those files, and start again from them with another home and a `subject`, which keeps rows in the log"
             )
         after = span.after.log
+        if after < self._removed and after < span.upto.log:
+            raise _EventsRemoved
         if self._last is not None and self._continues(self._last[0], span):
             after, rebuilt = self._last[0].upto.log, model.copy(self._last[1])
         elif span.root == _UNTRAINED:
@@ -221,8 +283,10 @@ class Rebuilding:
             rebuilt = model.copy(self._model(span.root))
         fold, spec_of = self._fold, self._fold.spec
         parts = rebuilt, self._log, fold.encoder, spec_of, after, span.upto.log
-        ranges = fold.bounds if fold.cursor["row"] else None  # rows of files are not in the log
-        learned, _ = rebuild(*parts, self._skip(span.upto.log), ranges, waiting, fold.pending.steps)
+        held = fold.cursor["row"] or self._removed  # the log lacks rows of files, and what a broker has removed
+        ranges = fold.bounds if held else None
+        rest = ranges, waiting, fold.pending.steps, False, self._removed
+        learned, _ = rebuild(*parts, self._skip(span.upto.log), *rest)
         self.rebuilt.learned += learned
         self._last = span, model.copy(rebuilt)
         return rebuilt
@@ -264,9 +328,13 @@ def _begins(detail: Detail) -> bool:
     return isinstance(detail, Promoted | RolledBack) and bool(detail.learns)
 
 
-def join_again(fold: Fold, rebuilt: Rebuilt, gone: Set[int]) -> None:
-    """Set what waits for labels, and the limits, to those of a log without the events at positions `gone`."""
-    fold.rejoin(lambda event: event.position in gone or fold.is_left_out(event), fold.cursor["log"])
+def join_again(fold: Fold, rebuilt: Rebuilt, gone: Set[int], removed: int = 0) -> None:
+    """Set what waits for labels, and the limits, to those of a log without the events at positions `gone`.
+
+    Both stay as they are where a broker has removed the events up to position `removed`.
+    """
+    if not removed:
+        fold.rejoin(lambda event: event.position in gone or fold.is_left_out(event), fold.cursor["log"])
     if rebuilt.traces:
         fold.pending.retrace(rebuilt.traces)
 
@@ -300,11 +368,16 @@ def _renamed(decisions: list[Decision]) -> list[Move]:
     return moves[::-1]
 
 
-def _before(log: Log, position: int, rows: int, gone: Set[int], encoder: Reading) -> int:
-    """Return the position behind which `rows` labels lie that are not gone, up to `position`."""
+def _before(log: Log, position: int, rows: int, gone: Set[int], encoder: Reading, removed: int = 0) -> int:
+    """Return the position behind which `rows` labels lie that are not gone, up to `position`.
+
+    Raises _EventsRemoved if some of these lie among the events up to position `removed`, which a broker has removed.
+    """
     upto = position
     while rows > 0 and upto > 0:
-        start = max(0, upto - _READ)
+        if upto <= removed:
+            raise _EventsRemoved
+        start = max(removed, upto - _READ)
         for event in reversed(log.read(start, upto - start)):
             rows -= _labels(event.payload, encoder) if event.position not in gone else 0
             if rows <= 0:
