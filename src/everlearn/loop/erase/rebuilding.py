@@ -110,7 +110,7 @@ class Rebuilding:
         self._started = {made.version for made, _ in self._moves if made.action == "challenger"}
         self._models: dict[str, Model] = {}  # of the versions rebuilt or read
         self._last: tuple[TrainingSpan, Model] | None = None  # the next span may begin with the last one
-        self._left: dict[str, tuple[Version, Model, dict[str, Singles]]] = {}  # learned from what is left, by spec
+        self._left: dict[str, tuple[Version, Model, dict[str, Singles]]] = {}  # learned from the events left, by spec
 
     def run(self) -> Rebuilt:
         """Rebuild the affected versions that have arrays, then the contestants of the fold, in place."""
@@ -173,7 +173,7 @@ class Rebuilding:
         self._fold.roster.rename(contestant, made.id)
 
     def _learned_from_left(self, spec: dict[str, Any]) -> tuple[Version, Model, dict[str, Singles]]:
-        """Return the version that has learned what is left, its model, and the traces of what waits."""
+        """Return the version that has learned the events left, its model, and the traces of what waits."""
         key = canonical(spec)
         if key not in self._left:
             roots = [one for one in self._all.values() if one.id in self._kept and not self._is_affected(one.id)]
