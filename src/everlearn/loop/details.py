@@ -175,9 +175,9 @@ class OrderRejected(Struct, frozen=True):
 
 class Erasure(Struct, frozen=True):
     """Events were erased, from position `first` on. `versions` maps each replaced version to the one rebuilt; `events`
-    counts by kind; `taken` is the last row that was taken of each stream that an erased row came from. `keys` are the
-    handles of the keys that were destroyed. Where a broker had removed all events up to position `removed`, `dropped`
-    are the versions that lost their arrays, and `grown` is the progress of those learned from what it still had."""
+    counts by kind; `taken` is the last row taken of each stream that an erased row came from; `keys` are the handles of
+    the destroyed keys. Where a broker had removed all events up to position `removed`, `dropped` are the versions that
+    lost their arrays, and `grown` is the progress of those learned from what it still had."""
 
     fields: list[str] = []
     salt: str = ""
