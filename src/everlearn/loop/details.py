@@ -1,8 +1,7 @@
 """Records of what a decision carries in `Decision.detail`: one type for each kind of decision.
 
-In the log, `detail` is a plain dict. `read` makes the record of a decision, `write` makes the dict of a record; the
-loop reads and writes details nowhere else. A key that a newer release added is ignored, and a key that an older release
-did not write takes the default of its field. A field of None is not written.
+In the log, `detail` is a plain dict; `read` and `write` alone convert it. A key that a newer release added is ignored,
+and one that an older release did not write takes the default of its field. A field of None is not written.
 """
 
 from __future__ import annotations
