@@ -275,10 +275,10 @@ class NatsBroker:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
         except (NatsError, OSError, TimeoutError) as error:
             words = " ".join(str(error).split()) or "no answer"
-            raise LogError(
-                f"the log {self.place} {what}: {words}; check that the servers of log.url run, and that a majority of "
-                "the replicas does. What was acknowledged is kept"
-            ) from error
+            advice = "check that the servers of log.url run, and that a majority of the replicas does"
+            if "authorization" in words.lower() or "permissions" in words.lower():
+                advice = "check the user name, password or token in log.url, or NATS_CREDS, and what that user may do"
+            raise LogError(f"the log {self.place} {what}: {words}; {advice}. What was acknowledged is kept") from error
 
 
 async def _connected(servers: Sequence[str], login: _Login) -> Client:
