@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
+
 from everlearn import config
 from everlearn.loop.loop import Loop
 from everlearn.loop.upgrade import differences
-from everlearn.spec import GateSpec, Schema, Spec
+from everlearn.spec import GateSpec, LogSpec, Schema, Spec
 from tests.support.homes import HOMES, unpacked
 
 SPEC = Spec(schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric"}))
@@ -43,3 +45,15 @@ def test_a_home_of_this_release_lists_what_its_file_changes(tmp_path: Path) -> N
     assert found["tick"] == (SPEC.tick, 7, "changed")
     assert found["gate.alpha"] == (SPEC.gate.alpha, 0.2, "changed")
     assert found["seed"] == (0, 3, "refused")
+
+
+def test_a_home_whose_decisions_are_elsewhere_is_read_there(tmp_path: Path, url: str, stream: str) -> None:
+    """The log in a database, and that in a broker, whose book is a file or a database."""
+    for place, log in enumerate((LogSpec(url=url), LogSpec(url=stream), LogSpec(url=f"{stream}-2", book=f"{url}-2"))):
+        home, spec = tmp_path / str(place), msgspec.structs.replace(SPEC, log=log)
+        with Loop(spec, home) as loop:
+            loop.learn({"a": 1.0}, 1)
+            other = msgspec.structs.replace(spec, tick=7, seed=3)
+            found = {one.setting: (one.home, one.new, one.then) for one in differences(home, other)}  # while it is used
+        assert found["tick"] == (SPEC.tick, 7, "changed"), log
+        assert found["seed"] == (0, 3, "refused"), log

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -13,12 +14,12 @@ import msgspec
 
 from everlearn import config
 from everlearn.errors import BlobError, LogError
-from everlearn.events import SqliteLog, scan
+from everlearn.events import BOOK, Log, SqliteLog, connect, has_broker, scan, url_of
 from everlearn.loop import details
-from everlearn.loop.backup import BLOBS, LOG, copy_log
+from everlearn.loop.backup import LOG, copy_log
 from everlearn.records import Checkpoint, Decision
-from everlearn.spec import STORED_ONLY, Spec
-from everlearn.version.blobs import Blobs
+from everlearn.spec import STORED_ONLY, LogSpec, Spec
+from everlearn.version.blobs import blobs_of
 
 Then = Literal["kept", "changed", "refused"]
 
@@ -40,10 +41,11 @@ class Difference:
 def differences(home: Path, spec: Spec) -> list[Difference]:
     """Return the settings of a home that `spec`, read from its file, and this release would give another value.
 
-    A copy of the log is read, so that another process may use the home, and a log of an older format stays as it is.
-    Raises LogError for a home without stored settings, or of a newer release.
+    A copy of a log in a file is read, so that another process may use the home, and a log of an older format stays as
+    it is. A log elsewhere is read where `spec.log` says; of a log in a broker, its book. Raises LogError for a home
+    without stored settings, or of a newer release.
     """
-    before = _stored(home)
+    before = _stored(home, spec.log)
     after = config.resumed(before, spec)
     stored = {name.removeprefix("schema.") for name in STORED_ONLY}
     schema = {name: value for name, value in msgspec.to_builtins(before.schema).items() if name not in stored}
@@ -60,21 +62,35 @@ def differences(home: Path, spec: Spec) -> list[Difference]:
     return found
 
 
-def _stored(home: Path) -> Spec:
+def _stored(home: Path, settings: LogSpec) -> Spec:
     """Return the newest settings that a home stores."""
-    with TemporaryDirectory() as scratch:
-        copy_log(home / LOG, Path(scratch) / LOG)
-        with SqliteLog(Path(scratch) / LOG) as log:
-            decisions = [event.payload for event in scan(log, kinds=("decision",))]
-            saved = [event.payload for event in scan(log, kinds=("checkpoint",))]
+    with _opened(home, settings) as log:
+        decisions = [event.payload for event in scan(log, kinds=("decision",))]
+        saved = [event.payload for event in scan(log, kinds=("checkpoint",))]
     logged = [details.full_spec(one) for one in decisions if isinstance(one, Decision)]
     if known := [settings for settings in logged if settings is not None]:
         return config.read_stored(known[-1], str(home))
     for checkpoint in reversed(saved[-2:]):
         with suppress(BlobError):
             assert isinstance(checkpoint, Checkpoint)
-            return config.read_stored(Blobs(home / BLOBS).get(checkpoint.blob)[1]["spec"], str(home))
+            return config.read_stored(blobs_of(home, settings).get(checkpoint.blob)[1]["spec"], str(home))
     raise LogError(f"{home}: neither its log nor a checkpoint holds settings; expected a home whose loop has started")
+
+
+@contextmanager
+def _opened(home: Path, settings: LogSpec) -> Iterator[Log]:
+    """Open the log that has the decisions of a home, or a copy of it where it is a file there."""
+    broker = has_broker(settings.url)
+    elsewhere = settings.book if broker else settings.url
+    if elsewhere:
+        with closing(connect(url_of(home, elsewhere))) as log:
+            yield log
+        return
+    name = BOOK if broker else LOG
+    with TemporaryDirectory() as scratch:
+        copy_log(home / name, Path(scratch) / name)
+        with SqliteLog(Path(scratch) / name) as log:
+            yield log
 
 
 def _plain(value: Any) -> Any:
