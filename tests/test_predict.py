@@ -14,7 +14,7 @@ from msgspec.json import Decoder, encode
 from everlearn import model
 from everlearn.errors import IdTaken, InputError, ModelError
 from everlearn.events import connect
-from everlearn.predict import Instance, Serving, answer, draw, encoded, given_before, new_ids, score
+from everlearn.predict import Instance, Serving, answer, draw, encoded, given_before, interval, new_ids, score
 from everlearn.records import Batch, Erased, Prediction, Singles
 from everlearn.schema import Encoder
 from everlearn.serve.snapshot import Answering
@@ -175,3 +175,16 @@ def test_new_ids_differ_and_sort_by_time():
     first, second = new_ids(1000), new_ids(1000)
     assert len({*first, *second}) == 2000
     assert max(one[:12] for one in first) <= min(one[:12] for one in second)
+
+
+def test_only_models_that_give_bounds_have_an_interval():
+    encoder = Encoder(Schema(label="y", task="regression", fields={"at": "datetime"}))
+    rows = [Instance(str(hour), {"at": f"2026-01-01T{hour:02}:00"}) for hour in range(20, 23)]
+    made = model.build({"family": "forecast"}, encoder.shape)
+    known = encoder.records([{"at": f"2026-01-01T{hour:02}:00"} for hour in range(20)])[0]
+    made.learn(known, np.arange(20.0), np.ones(20, np.float32))
+    found = answer(Serving(Answering("v", made), None, 0.0, 7, unclipped), encoder, rows)
+    bounds = made.interval(encoder.records([row.features for row in rows])[0])
+    assert [interval(one) for one in found] == [tuple(pair) for pair in bounds.tolist()]
+    assert [decode(encode(one)) for one in found] == found
+    assert all(interval(one) is None and not one.payload for one in answer(serving(NUMBER), NUMBER, instances(3)))

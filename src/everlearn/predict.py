@@ -31,6 +31,8 @@ from everlearn.serve.isolation import wrong_trace
 from everlearn.serve.snapshot import Answering
 from everlearn.spec import Spec
 
+INTERVAL = "interval"  # in the payload of a prediction: the bounds that a model gave with its number
+
 Clip = Callable[[Batch], Batch]
 
 
@@ -83,7 +85,8 @@ def answer(
     Each value is decided by the rule of its arm, where that has one; probabilities do not depend on it. The id decides
     whether the canary answers (see `draw`); each arm scores its rows in one call. Raises InputError for a value that
     cannot be encoded, ModelError for a score that is not finite, and what a model raises. `rows` are the encoded
-    features, where the caller has them. A bandit answers with an action (see `everlearn.serve.choosing`).
+    features, where the caller has them. A bandit answers with an action (see `everlearn.serve.choosing`). Where the
+    trace of a model has the bounds of an interval, at the places `model.bounds`, the payload has them, too.
     """
     if encoder.schema.actions and instances:
         return _chosen(serving, encoder, instances)
@@ -187,10 +190,27 @@ def _given(
             propensity,
             canary,
             instance.subject,
-            trace=trace_bytes,
+            payload,
+            trace_bytes,
         )
-        for instance, value, proba, trace_bytes in zip(instances, values, probas, traces, strict=True)
+        for instance, value, proba, payload, trace_bytes in zip(
+            instances, values, probas, _payloads(arm.model, trace, len(values)), traces, strict=True
+        )
     ]
+
+
+def _payloads(model: Any, trace: Singles | None, count: int) -> Iterable[dict[str, Any]]:
+    """Return the payload of each answer: the bounds of its interval, where the trace has them."""
+    bounds: tuple[int, int] | None = getattr(model, "bounds", None)
+    if trace is None or bounds is None:
+        return ({} for _ in range(count))
+    return ({INTERVAL: pair} for pair in trace[:, list(bounds)].tolist())
+
+
+def interval(given: Prediction) -> tuple[float, float] | None:
+    """Return the bounds of the interval that a model gave with its number; None if it gave none."""
+    found = given.payload.get(INTERVAL)
+    return None if found is None else (found[0], found[1])
 
 
 def _chosen(serving: Serving, encoder: Encoder, instances: Sequence[Instance]) -> list[Prediction]:

@@ -67,7 +67,8 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     `staleness` seconds is in those weights; null: unknown (clients give infinity). `canary` marks an answer of a
     challenger that started from that version. `contributions` holds the share of each field, if requested. A bandit
     answers with an action: `proba` is then in the order of its actions, and `propensity` that of this action. `handle`
-    names the key of the subject where the log encrypts; send it with the feedback.
+    names the key of the subject where the log encrypts; send it with the feedback. `interval` holds the bounds that a
+    forecast came with.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     contributions: dict[str, Any] | None = None
     propensity: float | None = None
     handle: str = ""
+    interval: tuple[float, float] | None = None
 
 
 class RowAnswer(Struct, frozen=True, omit_defaults=True):
@@ -93,6 +95,7 @@ class RowAnswer(Struct, frozen=True, omit_defaults=True):
     contributions: dict[str, Any] | None = None
     propensity: float | None = None
     handle: str = ""
+    interval: tuple[float, float] | None = None
 
 
 class Answers(Struct, frozen=True):

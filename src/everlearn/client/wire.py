@@ -16,7 +16,7 @@ import httpx
 import msgspec
 from msgspec import UNSET
 
-from everlearn.client.records import Answer, Answers, FeedbackRow, Health, Healthy, LearnRow, PredictRequest, RowAnswer
+from everlearn.client.records import Answer, Answers, FeedbackRow, Health, Healthy, LearnRow, PredictRequest
 from everlearn.errors import (
     BlobError,
     ConfigError,
@@ -155,13 +155,10 @@ def answers(content: bytes) -> list[Answer]:
             row.contributions,
             row.propensity,
             row.handle,
+            row.interval,
         )
         for row in reply.predictions
     ]
-
-
-def _more(row: RowAnswer) -> tuple[dict[str, Any] | None, float | None]:
-    return row.contributions, row.propensity
 
 
 def health(status: int, content: bytes) -> Health:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from everlearn.errors import InputError, UnknownId
 from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
-from everlearn.predict import Instance, new_ids
+from everlearn.predict import Instance, interval, new_ids
 from everlearn.records import Example, Feedback, Prediction
 from everlearn.schema import columnar, nested
 from everlearn.schema.actions import PREFIX
@@ -54,7 +54,7 @@ def instances(given: Admission, frame: Any, ids: str = "") -> list[Instance]:
 def answers(frame: Any, predictions: Sequence[Prediction], schema: Schema) -> Any:
     """Return predictions as a frame of the library of `frame`: id, value, version, and `proba_CLASS` for each class.
 
-    A bandit has `propensity`, and `proba_ACTION` for each action.
+    A bandit has `propensity`, and `proba_ACTION` for each action. Forecasts with an interval have `low` and `high`.
     """
     columns: dict[str, list[Any]] = {
         "id": [one.id for one in predictions],
@@ -65,6 +65,9 @@ def answers(frame: Any, predictions: Sequence[Prediction], schema: Schema) -> An
         columns["propensity"] = [one.propensity for one in predictions]
     for place, name in enumerate(schema.classes or schema.actions):
         columns[f"proba_{name}"] = [one.proba[place] for one in predictions]
+    bounds = [interval(one) for one in predictions]
+    if any(bounds):
+        columns |= {name: [one[i] if one else None for one in bounds] for i, name in enumerate(("low", "high"))}
     return like(frame, columns)
 
 

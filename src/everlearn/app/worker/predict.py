@@ -20,7 +20,7 @@ from everlearn.client.records import Answer, Answers, RowAnswer
 from everlearn.events import KINDS, EncryptingLog, Row
 from everlearn.families import explain
 from everlearn.feedback.admission import Admission, features, subject
-from everlearn.predict import Instance, Serving, answer, encoded, given_before, new_ids
+from everlearn.predict import Instance, Serving, answer, encoded, given_before, interval, new_ids
 from everlearn.records import Batch, Prediction
 from everlearn.schema import Encoder
 
@@ -128,7 +128,7 @@ class BatchPredictor:
         if request.single:
             given = answers[0]
             id, value, proba, version = given.id, given.value, given.proba, given.version
-            more = given.canary, explained[0], self._propensity(given)
+            more = given.canary, explained[0], self._propensity(given), "", interval(given)
             return Answer(id, value, proba, version, given.position, stale, *more)
         rows = [
             RowAnswer(
@@ -139,6 +139,7 @@ class BatchPredictor:
                 given.canary,
                 contributions,
                 self._propensity(given),
+                interval=interval(given),
             )
             for given, contributions in zip(answers, explained, strict=True)
         ]
@@ -167,7 +168,8 @@ def _outcome(
 ) -> Answered:
     """Return the row and the reply of a new answer to a single record."""
     id = given.id
-    reply = Answer(id, given.value, given.proba, given.version, given.position, stale, given.canary, None, propensity)
+    more = given.canary, None, propensity, "", interval(given)
+    reply = Answer(id, given.value, given.proba, given.version, given.position, stale, *more)
     if keys is None:
         return Answered([_row(given, at)], encode(reply))
     return Answered([_row(given, at)], reply, (given.subject,), keys)

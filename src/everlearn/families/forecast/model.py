@@ -43,6 +43,7 @@ class Forecast:
     """
 
     trace = TRACE
+    bounds = (1, 2)  # the places of the bounds of the interval in the trace
 
     def __init__(self, spec: dict[str, Any], chosen: ForecastSettings) -> None:
         self.spec: Mapping[str, Any] = spec
