@@ -1,20 +1,22 @@
 """Trees, forests and `auto` on real streams beside River and CapyMOA: accuracy, log loss and rows per CPU second.
 
     python bench/trees.py                                # our families; a minute
-    python bench/trees.py --peers river capymoa --seeds 3 --delays 0 100   # an hour
+    python bench/trees.py --peers river capymoa --seeds 3 --peer-seeds 3 --record runs.jsonl   # two hours; the aims
     python bench/trees.py --stream elec2 --only forest auto --peers capymoa
     python bench/trees.py --numbers --river              # regression: MAE / RMSE / R2 / rows per CPU second; an hour
 
 One pass, prequential, with the defaults of each family, and of each peer but for ten members. All columns are numbers,
 categories too, so that each learner sees the same values. Peers run with labels at once, in the same process and on the
-same rows. Bind it to one core for a fair rate (`taskset -c 0`), since a Java machine compiles and collects on others.
-CapyMOA needs Java. The streams are read from $EVERLEARN_DATA, or from the folder shared/data beside the checkout;
-kdd99_10pct and hflights without columns that hold the label.
+same rows. With peers, the last table has what was wanted beside what was measured (`bench/tree_aims.py`). Bind to one
+core for a fair rate (`taskset -c 0`), since a Java machine compiles and collects on others. CapyMOA needs Java. The
+streams are read from $EVERLEARN_DATA, or from the folder shared/data beside the checkout; kdd99_10pct and hflights
+without columns that hold the label.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import everlearn as el
+import tree_aims
 import tree_peers
 from everlearn.model import cut
 from everlearn.records import Batch, Examples
@@ -44,7 +47,9 @@ SPECS: dict[str, dict[str, Any]] = {
     "tree": {"family": "tree"},
     "forest": {"family": "forest"},
     "forest, share .6": {"family": "forest", "share": 0.6},
+    "forest of 100": {"family": "forest", "trees": 100},
     "mondrian": {"family": "mondrian"},
+    "linear": {"family": "linear"},
     "auto without last": {"family": "mix", "members": [{"family": one} for one in ("linear", "forest", "mondrian")]},
     "auto": {"family": "auto"},
 }
@@ -131,28 +136,43 @@ def river_numbers(x: Any, y: Any) -> Iterator[tuple[str, Any, float]]:
 
 
 def classes_of(given: argparse.Namespace) -> None:
-    """Print a row for each stream, learner and delay, means over seeds."""
+    """Print a row for each stream, learner and delay, means over seeds; with peers, the aims."""
     print(f"| {'stream':<15} | {'learner':<19} | delay | accuracy | log loss | rows/s |")
     print("|---|---|--:|--:|--:|--:|")
+    runs: list[dict[str, Any]] = []
     for name in [given.stream] if given.stream else STREAMS:
         rows, y, classes = load(name)
         for label in given.only or SPECS:
             for delay in given.delays:
-                each = [measure({**SPECS[label], "seed": seed}, rows, y, classes, delay) for seed in range(given.seeds)]
-                show(name, label, delay, each)
+                for seed in range(given.seeds):
+                    spec = {**SPECS[label], "seed": seed}
+                    runs.append(run_of(name, label, delay, seed, measure(spec, rows, y, classes, delay)))
+                show(runs[-given.seeds :], given.record)
         for label in tree_peers.PEERS:
             if label.split()[0].lower() in given.peers:
-                each = []
                 for seed in range(given.peer_seeds):
                     proba, seconds = tree_peers.run(label, rows.dense, y, classes, seed + 1)
-                    each.append((*quality(proba, y), len(y) / seconds))
-                show(name, label, 0, each)
+                    runs.append(run_of(name, label, 0, seed, (*quality(proba, y), len(y) / seconds)))
+                show(runs[-given.peer_seeds :], given.record)
+    if given.peers:
+        tree_aims.show(tree_aims.means(runs))
 
 
-def show(name: str, label: str, delay: int, each: list[tuple[float, float, float]]) -> None:
-    """Print the mean accuracy and log loss of some runs, and the highest rate."""
-    accuracy, loss, rate = *np.array(each)[:, :2].mean(axis=0), np.array(each)[:, 2].max()
-    print(f"| {name:<15} | {label:<19} | {delay:,} | {accuracy:.4f} | {loss:.4f} | {rate:,.0f} |", flush=True)
+def run_of(stream: str, learner: str, delay: int, seed: int, found: tuple[float, float, float]) -> dict[str, Any]:
+    """Return what is kept of a run, with the load average."""
+    figures = dict(zip(("accuracy", "log_loss", "rate"), found, strict=True))
+    return {"stream": stream, "learner": learner, "delay": delay, "seed": seed, **figures, "load": os.getloadavg()[0]}
+
+
+def show(runs: list[dict[str, Any]], record: Path | None) -> None:
+    """Print the mean accuracy and log loss of some runs, and the highest rate; append them to a file."""
+    accuracy, loss = (np.mean([run[name] for run in runs]) for name in ("accuracy", "log_loss"))
+    one, rate = runs[0], max(run["rate"] for run in runs)
+    cells = f"| {one['stream']:<15} | {one['learner']:<19} | {one['delay']:,} |"
+    print(f"{cells} {accuracy:.4f} | {loss:.4f} | {rate:,.0f} |", flush=True)
+    if record:
+        with record.open("a") as file:
+            file.writelines(json.dumps(run) + "\n" for run in runs)
 
 
 def main() -> None:
@@ -164,6 +184,7 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=1)
     arguments.add_argument("--peer-seeds", type=int, default=1, help="runs of each peer")
     arguments.add_argument("--delays", type=int, nargs="+", default=[0], help="rows by which our labels are late")
+    arguments.add_argument("--record", type=Path, help="append each run to this file of JSON lines")
     arguments.add_argument("--numbers", action="store_true", help="streams of numbers")
     arguments.add_argument("--rows", type=int, default=20_000, help="rows of each stream of numbers")
     arguments.add_argument("--river", action="store_true", help="River's regressors, too")

@@ -58,7 +58,7 @@ def test_the_rule_stays_where_nothing_is_clearly_better():
     advice = advise.of({"model": "linear"})
     measured = candidates.measure(advice, stream(150), rows=150)
     assert measured.best == candidates.RULE
-    assert "the rule decided" in measured.why
+    assert "the advice stays" in measured.why
     assert candidates.settled(advice, measured) is advice
 
 
@@ -72,7 +72,10 @@ def test_runs_of_labels_are_given_to_the_automatic_model(delay, monkeypatch):
     advice = advise.of({})
     measured = candidates.measure(advice, data, delay, rows=1500)
     assert measured.best == "auto"
-    assert candidates.settled(advice, measured).model == {"family": "auto"}
+    settled = candidates.settled(advice, measured)
+    assert settled.model == {"family": "auto"}
+    assert [one.settings["model.family"] for one in settled.reasons if "model.family" in one.settings] == ["auto"]
+    assert settled.title == "automatic model (measured better than linear model), live"
     best = next(one for one in measured.candidates if one.name == measured.best)
     alone = el.prequential(el.build(best.model), data, delay=delay).metrics
     assert best.metrics["log_loss"] == pytest.approx(alone["log_loss"])

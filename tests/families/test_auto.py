@@ -36,6 +36,13 @@ def test_a_stored_spec_names_the_members_and_builds_the_same_model(shape: dict[s
     assert np.array_equal(made.predict(rows), again.predict(rows))
 
 
+def test_a_home_of_an_earlier_layout_keeps_the_members_it_had() -> None:
+    old, new = (el.build({"family": "auto", **SHAPES[0], "layout": layout}).spec for layout in (4, 5))
+    assert (old["patience"], new["patience"]) == (0.0, 25.0)
+    assert (old["members"][1]["share"], new["members"][1]["share"]) == (None, "twice_root")
+    assert model.build(old).spec == old
+
+
 def test_the_fast_one_is_the_linear_model() -> None:
     fast = el.build({"family": "auto", "speed": "fast", **SHAPES[0]})
     assert fast.spec == el.build({"family": "linear", **SHAPES[0]}).spec

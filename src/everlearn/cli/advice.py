@@ -256,7 +256,7 @@ def _figures(figures: dict[str, Any]) -> RenderableType:
 
     found = figures["candidates"]
     names = [name for name in ("accuracy", "log_loss", "mae", "rmse") if name in found[0]["metrics"]]
-    table = Table("model", *map(report.named, names), "loss above the rule's", box=box.SIMPLE_HEAD)
+    table = Table("model", *map(report.named, names), "loss above that", box=box.SIMPLE_HEAD)
     for one in found:
         known = one["low"] is not None and one is not found[0]
         more = f"{one['low']:+.4f} to {one['high']:+.4f}" if known else "–"

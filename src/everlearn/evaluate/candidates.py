@@ -31,7 +31,8 @@ from everlearn.stream import Stream
 MOST = 20_000
 SIZES = (500, 1000, 2000, 5000, 10_000, MOST)  # the numbers of rows that may be taken
 SECONDS = 5.0  # the time for all candidates, about
-RULE = "the rule"
+RULE = "as advised"
+_NAMED = {"auto": "automatic model"}  # in the title of advice
 _TRIAL = 200  # rows on which the time of a row is measured
 _BLOCKS = 20
 _T = 3.13  # quantile of Student's t with 19 degrees of freedom: 95 % for nine comparisons together (Bonferroni)
@@ -67,7 +68,7 @@ def candidates(advice: Advice) -> dict[str, dict[str, Any]]:
     """Return the models to measure: that of the rule first, then others that fit the same answers.
 
     >>> list(candidates(advise.of({"model": "linear"})))
-    ['the rule', 'linear, quick', 'linear, adagrad', 'linear, adam', 'linear, ftrl', 'linear, normalized', \
+    ['as advised', 'linear, quick', 'linear, adagrad', 'linear, adam', 'linear, ftrl', 'linear, normalized', \
 'linear, sgd', 'linear, each update validated']
     """
     rule, gated = advice.model, advice.model["family"] == "gated"
@@ -120,7 +121,10 @@ def measure(advice: Advice, stream: Stream, delay: int = 0, *, rows: int = 0, se
 
 
 def settled(advice: Advice, measured: Measurement) -> Advice:
-    """Return the advice with the model that the measurement chose, and the reason; unchanged if the rule won."""
+    """Return the advice with the model that the measurement chose, and the reason; unchanged if the rule won.
+
+    Reasons for settings that all were replaced are left out.
+    """
     if measured.best == RULE:
         return advice
     spec = next(one.model for one in measured.candidates if one.name == measured.best)
@@ -128,8 +132,11 @@ def settled(advice: Advice, measured: Measurement) -> Advice:
     late = f", labels {measured.delay:,} rows late" if measured.delay else ""
     because = {"measured": f"{measured.rows:,} rows{late}"}
     reason = Reason(settings=changed, because=because, why=measured.why, source="your rows")
-    title = f"{advice.title}; measured better: {measured.best}"
-    return msgspec.structs.replace(advice, title=title, model=dict(spec), reasons=(*advice.reasons, reason))
+    named, (before, _, serves) = _NAMED.get(measured.best, measured.best), advice.title.rpartition(", ")
+    gated = spec["family"] == "gated"  # the name says how it serves
+    title = f"{named} (measured better than {advice.title if gated else before})" + ("" if gated else f", {serves}")
+    held = (one for one in advice.reasons if not one.settings or one.settings.keys() - changed.keys())
+    return msgspec.structs.replace(advice, title=title, model=dict(spec), reasons=(*held, reason))
 
 
 def interval(difference: Floats) -> tuple[float, float]:
@@ -152,10 +159,10 @@ def _decided(found: Sequence[Candidate], losses: Mapping[str, float], rows: int)
     """Return the candidate to use, and which decided."""
     clear = [one for one in found if one.high < 0.0]
     if not clear:
-        return RULE, f"the rule decided: on {rows:,} rows nothing was clearly better"
+        return RULE, f"the advice stays: on {rows:,} rows nothing was clearly better"
     best = min(clear, key=lambda one: losses[one.name])
     return best.name, (
-        f"the measurement decided: loss {losses[best.name]:.4g} against {losses[RULE]:.4g} of the rule's model, a "
+        f"the measurement decided: loss {losses[best.name]:.4g} against {losses[RULE]:.4g} of the advised model, a "
         f"difference of {-best.high:.2g} to {-best.low:.2g}"
     )
 

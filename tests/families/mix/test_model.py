@@ -109,6 +109,27 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> No
         build({"family": "mix", "task": "binary", "dense": 3, **changes})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patience": -1.0}, r"patience: got -1.0; expected a finite number of rows from 0"),
+        ({"patience": 25.0, "task": "regression"}, r"patience: got 25.0; expected .* and 0 for numbers"),
+    ],
+)
+def test_a_wrong_patience_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build({"family": "mix", "task": "binary", "dense": 3, **changes})
+
+
+def test_a_mix_that_an_earlier_version_stored_takes_late_labels_as_it_did() -> None:
+    new = build({"family": "mix", "task": "binary", "dense": 1})
+    assert new.spec["patience"] == 25.0
+    assert build(new.spec).spec == new.spec
+    stored = {name: value for name, value in new.spec.items() if name != "patience"}
+    assert build(stored).spec == {**new.spec, "patience": 0.0}
+    assert build({"family": "mix", "task": "regression", "dense": 1}).spec["patience"] == 0.0
+
+
 def test_a_label_that_is_no_class_is_refused_before_any_member_learns() -> None:
     model = build({"family": "mix", "task": "binary", "dense": 1})
     before = copied(model.arrays)

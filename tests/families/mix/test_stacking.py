@@ -19,12 +19,12 @@ def drawn(n: int, members: int, classes: int, seed: int = 0) -> tuple[np.ndarray
     return votes, y
 
 
-def stacked(arrays: Arrays, votes: np.ndarray, y: np.ndarray, **more: np.ndarray) -> np.ndarray:
+def stacked(arrays: Arrays, votes: np.ndarray, y: np.ndarray, patience: float = 25.0, **more: np.ndarray) -> np.ndarray:
     n = len(y)
     out = np.empty((n, votes.shape[2]), np.float32)
     then, late = more.get("then", votes), more.get("late", np.zeros(n))
     state = [arrays[name] for name in ("own", "shared", "bias", "recent", "squares", "counts")]
-    rows = votes, then, late, y, more.get("weight", np.ones(n, np.float32)), np.ones(n, bool), True
+    rows = votes, then, late, y, more.get("weight", np.ones(n, np.float32)), np.ones(n, bool), True, patience
     stacking.stack(*rows, *state, out, np.empty(n))
     return out
 
@@ -34,21 +34,26 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return z / z.sum()
 
 
-@pytest.mark.parametrize("late", [0.0, 100.0])
-def test_steps_are_those_of_the_formulas(late: float) -> None:
+@pytest.mark.parametrize(
+    ("late", "patience", "quarter", "heed", "keep"),
+    [(0.0, 25.0, 25.0, 1.0, 0.999), (100.0, 25.0, 25.0, 1 / 21, 1 - 1 / 1200), (100.0, 0.0, 100.0, 1.0, 0.999)],
+)
+def test_steps_are_those_of_the_formulas(
+    late: float, patience: float, quarter: float, heed: float, keep: float
+) -> None:
     votes, y = drawn(40, 3, 4)
     arrays = stacking.start(ALL, 4)
-    got = stacked(arrays, votes, y, late=np.full(40, late))
+    got = stacked(arrays, votes, y, patience, late=np.full(40, late))
     a, d, b = np.full((2, 3), 1 / 3), np.zeros((2, 3, 4)), np.zeros((2, 4))
     g, recent = np.ones((2, 3, 5)), np.zeros(5)
-    timely = 1 / (1 + late / 100) ** 2
+    timely = 1 / (1 + late / quarter) ** 2
     for i in range(40):
         logs = np.log(0.99 * votes[i].astype(float) + 0.01 / 4)
         each = [softmax(b[s] + ((a[s][:, None] + d[s]) * logs).sum(axis=0)) for s in range(2)] + list(np.exp(logs))
         share = np.exp(recent.min() - recent)
         np.testing.assert_allclose(got[i], (share[:, None] * np.array(each)).sum(axis=0) / share.sum(), rtol=1e-5)
         label = int(y[i])
-        recent = 0.999 * recent - np.log([p[label] for p in each])
+        recent = keep * recent - heed * np.log([p[label] for p in each])
         for s, rate in ((0, 0.01 * timely), (1, 0.002 * timely)):
             away = each[s] - np.eye(4)[label]
             slopes = away * logs
@@ -126,6 +131,16 @@ def test_a_late_label_is_learned_from_what_was_said_then() -> None:
     arrays = stacking.start(ALL[:2], 2)
     stacked(arrays, now, y, then=then, late=late)
     assert stacking.weights(arrays)[0] > 0.9 > 0.1 > stacking.weights(arrays)[1]
+
+
+def test_late_labels_take_longer_to_settle_on_a_member() -> None:
+    """Member 0 is right on 20 rows that all were answered before the first label: no proof, so no sharp turn."""
+    votes = np.tile(np.array([[0.1, 0.9], [0.9, 0.1]], np.float32), (20, 1, 1))
+    found = {}
+    for patience in (0.0, 25.0):
+        arrays = stacking.start(ALL[:2], 2)
+        found[patience] = stacked(arrays, votes, np.ones(20), patience, late=np.full(20, 20.0))[-1, 1]
+    assert found[0.0] > 0.88 > found[25.0] > 0.7
 
 
 def test_rows_without_label_or_weight_change_nothing() -> None:

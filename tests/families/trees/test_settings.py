@@ -31,7 +31,20 @@ def test_numbers_have_their_own_defaults() -> None:
     numbers = settings.read({"family": "forest", **SHAPE, **NUMBERS})
     assert (numbers.rate, numbers.loss, settings.drawn(numbers)) == (3.0, "squared", 16)
     classes = settings.read({"family": "forest", **SHAPE})
-    assert (classes.rate, classes.loss, settings.drawn(classes)) == (6.0, None, 6)
+    assert (classes.rate, classes.loss, settings.drawn(classes)) == (6.0, None, 9)
+
+
+@pytest.mark.parametrize("dense", [0, 1, 2, 3, 8, 10, 33, 44, 45, 100])
+def test_a_leaf_of_classes_looks_at_twice_the_root_of_the_columns(dense: int) -> None:
+    found = settings.drawn(settings.read({"family": "forest", **SHAPE, "dense": dense}))
+    assert found == min(max(round(2 * dense**0.5), round(0.3 * dense)), dense)
+
+
+def test_a_forest_that_an_earlier_version_stored_keeps_its_columns() -> None:
+    new, old = (el.build({"family": "forest", **SHAPE, "layout": layout}) for layout in (5, 4))
+    assert (new.spec["share"], old.spec["share"]) == ("twice_root", None)
+    assert el.build(old.spec).spec == old.spec
+    assert [settings.drawn(settings.read(one.spec)) for one in (new, old)] == [9, 6]
 
 
 def test_a_default_budget_grows_with_wide_rows() -> None:
@@ -54,6 +67,8 @@ def test_a_default_budget_grows_with_wide_rows() -> None:
         ({"trees": 3}, "trees: got 3; expected 1 for the family 'tree'"),
         ({"share": 0.5}, "share: got 0.5; expected none for the family 'tree'"),
         ({"family": "forest", "share": 0.0}, "share: got 0.0; expected above 0"),
+        ({"family": "forest", "share": "root"}, "share: got 'root'; expected"),
+        ({"family": "forest", **NUMBERS, "share": "twice_root"}, "share: got 'twice_root'; expected above 0"),
         ({"memory": 1000}, "memory: got 1000; expected at least"),
         ({"grace": 0.5}, "grace: got 0.5"),
         ({"delta": 1.0}, "delta: got 1.0"),

@@ -219,7 +219,8 @@ class Mix:
             numbers.stack_number_banks(*rows, *state, held["counts"], out, losses)
         else:
             state = held["own"], held["shared"], held["bias"], held["recent"], held["squares"], held["counts"]
-            stacking.stack_banks(votes, earlier, late, y, weight, able, self._seats, absent, *state, out, losses)
+            spoken = votes, earlier, late, y, weight, able, self._seats, absent, self._settings.patience or 0.0
+            stacking.stack_banks(*spoken, *state, out, losses)
         thinning.measure(losses, y, weight, absent, rest["counts"], rest["gains"], rest["watched"])
         after = thinning.learned_rows(rest)
         for bit, place in enumerate(self._dear):

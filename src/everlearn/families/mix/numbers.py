@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
-from everlearn.families.mix.stacking import DOUBT, FORGET, LATE, RATE, ROWS, STACKERS, count_pace
+from everlearn.families.mix.stacking import DOUBT, EARLIER, FORGET, RATE, ROWS, STACKERS, count_pace
 from everlearn.records import Arrays, Floats, Ints, Singles
 
 RIDGE = 10.0  # rows that the prior of the ridge counts for
@@ -143,7 +143,7 @@ def stack_numbers(
             continue
         row = then[i] if late[i] > 0.0 else votes[i]
         rows = counts[ROWS]
-        pace, timely = count_pace(weight[i], counts), 1.0 / (1.0 + late[i] / LATE) ** 2
+        pace, timely = count_pace(weight[i], counts), 1.0 / (1.0 + late[i] / EARLIER) ** 2
         if counts[ROWS] == 1.0:
             continue  # no member knew the size of the numbers
         number_answers(row, shares, bias, each)

@@ -13,12 +13,15 @@ from everlearn import model
 from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.mix.numbers import ABSOLUTE, HUBER, PINBALL, SQUARED
+from everlearn.families.mix.stacking import LATE
 from everlearn.families.mix.thinning import MOST_DEAR, PRICE
 from everlearn.model import Model, own_loss
 from everlearn.records import Loss, RowTask
 
 MEMBERS: tuple[dict[str, Any], ...] = ({"family": "linear"}, {"family": "last"})
 MOST_MEMBERS = 16
+PATIENT = 5  # the layout since which mixes have `patience`
+FIRST = 4  # the layout of the first members; those of a spec of an earlier layout have it, too
 LOSSES = {"squared": SQUARED, "absolute": ABSOLUTE, "pinball": PINBALL, "huber": HUBER}
 SHAPE = ("task", "dense", "hashed", "classes")
 
@@ -29,7 +32,9 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     `members` are specs of models, 1 to 16, of any families; each takes its shape (task, dense, hashed, classes) from
     here, and a seed of its place. `one_at_a_time` is not a choice: it is true if it is for every member. `price` is the
     log loss that a member must add for each million operations of a row, else it rests; 0: no member rests. None is
-    0.1, and 0 for numbers.
+    0.1, and 0 for numbers. `patience` is how many rows late a label makes the steps of the stackers a quarter (25), a
+    fifth of it what makes a loss count half; 0 is how earlier versions took late labels, and the only value for
+    numbers.
     """
 
     family: str = "mix"
@@ -39,6 +44,7 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     classes: int = 0
     members: tuple[dict[str, Any], ...] = MEMBERS
     price: float | None = None
+    patience: float | None = None
     one_at_a_time: bool = True
     seed: int = 0
 
@@ -86,7 +92,16 @@ def read(spec: Mapping[str, Any]) -> MixParts:
             f"mix model: price: got {settings.price!r}; expected a finite number from 0, the log loss that a member "
             "must add for each million operations of a row"
         )
-    members = tuple(_member(settings, number) for number in range(len(settings.members)))
+    layout = specs.layout(spec, "mix")
+    if settings.patience is None:  # a complete spec of an earlier version has all other settings
+        new = settings.classes and layout >= PATIENT and "one_at_a_time" not in given
+        settings = msgspec.structs.replace(settings, patience=LATE if new else 0.0)
+    if not 0.0 <= (settings.patience or 0.0) < math.inf or (settings.patience and not settings.classes):
+        raise ConfigError(
+            f"mix model: patience: got {settings.patience!r}; expected a finite number of rows from 0, and 0 for "
+            "numbers: how late a label is that makes the steps of the stackers a quarter"
+        )
+    members = tuple(_member(settings, number, max(layout, FIRST)) for number in range(len(settings.members)))
     together = all(bool(member.spec.get("one_at_a_time", True)) for member in members)
     whole = tuple(_own(member.spec) for member in members)
     settings = msgspec.structs.replace(settings, members=whole, one_at_a_time=together)
@@ -100,7 +115,7 @@ def _dear(members: Sequence[Model]) -> tuple[int, ...]:
     return tuple(counted[:MOST_DEAR])
 
 
-def _member(settings: MixSettings, number: int) -> Model:
+def _member(settings: MixSettings, number: int, layout: int) -> Model:
     own = settings.members[number]
     family = own.get("family", "linear")
     if family in model.FOR_FAMILY.values() or family == "mix":
@@ -115,7 +130,8 @@ def _member(settings: MixSettings, number: int) -> Model:
                 f"mix model: members[{number}].{name}: got {own[name]!r}; expected {value!r}, that of the mix. "
                 "Leave it out"
             )
-    return model.build({"seed": settings.seed + number, **own, **shared})
+    numbered = {"layout": layout} if layout < specs.LAYOUT and model.newest_layout(own) else {}
+    return model.build({"seed": settings.seed + number, **numbered, **own, **shared})
 
 
 def _own(spec: Mapping[str, Any]) -> dict[str, Any]:

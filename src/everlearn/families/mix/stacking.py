@@ -11,8 +11,13 @@ alone are averaged by their recent log losses. So the weights move little while 
 rows, or beside one member that knows everything, the mix is little worse than its best member.
 
 Under late labels the gradient is that of the answers which the members gave at the prediction. Labels that are d rows
-late show the stream as it was, and a quick stacker follows it too late. So the rate is divided by (1 + d / 100)^2, and
+late show the stream as it was, and a quick stacker follows it too late. So the rate is divided by (1 + d / 25)^2, and
 that of biases and deviations for single classes, which follow the shares of the classes, by the square of it.
+
+Late labels also make recent losses a worse guide: d rows in a row are answered by the same average, right or wrong. So
+a loss that is d rows late counts 1 / (1 + d / 5) in the average, as in exponential weights with delayed feedback
+(Weinberger and Ordentlich 2002, "On delayed prediction of individual sequences"), and is remembered for 1,000 + 2 d
+rows. Mixes of earlier versions have 100 in the place of 25, and neither of these two (`patience` 0).
 
 Numbers are stacked by `everlearn.families.mix.numbers`.
 """
@@ -34,7 +39,10 @@ SLOWER = 0.2  # the rate of the second stacker, as a share
 DEVIATION = 0.3  # the rate of deviations for single classes, as a share
 FLOOR = 0.01  # share of a uniform forecast in what a member says, which bounds its logarithm
 FORGET = 0.999  # what the mean squared gradients, the recent losses and the ridge keep of the past, each row
-LATE = 100.0  # rows of delay that make the rate a quarter
+LATE = 25.0  # rows of delay that make the rate a quarter
+EARLIER = 100.0  # the same in earlier versions
+HALVED = 0.2  # of these rows of delay make a loss count half
+REMEMBERED = 2.0  # rows that a row of delay adds to the memory of losses
 HEAVIEST = 10.0  # a weight counts as at most so many mean weights
 DOUBT = 3.0  # the loss with which a member starts that uses no features
 STACKERS = 2
@@ -136,6 +144,17 @@ def loss_of_class(each: Floats, recent: Floats, label: int) -> float:
 
 
 @_part
+def remember(each: Floats, label: int, late: float, patience: float, recent: Floats) -> None:
+    """Add the log losses of all answers to the recent ones, as much as a label that is `late` rows late counts."""
+    heed, keep = 1.0, FORGET
+    if patience > 0.0 and late > 0.0:
+        heed = 1.0 / (1.0 + late / (HALVED * patience))
+        keep = 1.0 - 1.0 / (1.0 / (1.0 - FORGET) + REMEMBERED * late)
+    for e in range(len(each)):
+        recent[e] = keep * recent[e] - heed * math.log(max(each[e, label], 1e-12))
+
+
+@_part
 def step(
     logs: Floats,
     label: int,
@@ -144,7 +163,6 @@ def step(
     own: Floats,
     shared: Floats,
     bias: Floats,
-    recent: Floats,
     squares: Floats,
     each: Floats,
 ) -> None:
@@ -154,8 +172,6 @@ def step(
     `timely` multiply the rate, `timely` that of single classes twice.
     """
     members, classes = logs.shape
-    for e in range(len(each)):
-        recent[e] = FORGET * recent[e] - math.log(max(each[e, label], 1e-12))
     for s in range(STACKERS):
         rate = pace * timely * RATE * (1.0 if s == 0 else SLOWER)
         each[s, label] -= 1.0
@@ -197,6 +213,7 @@ def stack(
     weight: Singles,
     able: NDArray[np.bool_],
     answering: bool,
+    patience: float,
     own: Floats,
     shared: Floats,
     bias: Floats,
@@ -208,7 +225,8 @@ def stack(
 ) -> None:
     """Answer each of n rows from what the members say, and learn it from what they answered then.
 
-    `votes` and `then` are float32 (n, members, classes), `late` float64 (n,) the rows between prediction and label.
+    `votes` and `then` are float32 (n, members, classes), `late` float64 (n,) the rows between prediction and label,
+    of which `patience` make the rate a quarter (0: as in earlier versions).
     Rows that are not `able`, bool (n,), are not learned. `out` is written if `answering`. `losses`, float64 (n,),
     become the log losses of the rows that are learned, and NaN for others.
     """
@@ -228,8 +246,9 @@ def stack(
             log_scores(then[i], logs)
             answers(logs, own, shared, bias, each)
         losses[i] = loss_of_class(each, recent, int(y[i]))
-        pace, timely = count_pace(weight[i], counts), 1.0 / (1.0 + late[i] / LATE) ** 2
-        step(logs, int(y[i]), pace, timely, own, shared, bias, recent, squares, each)
+        remember(each, int(y[i]), late[i], patience, recent)
+        timely = 1.0 / (1.0 + late[i] / (patience if patience > 0.0 else EARLIER)) ** 2
+        step(logs, int(y[i]), count_pace(weight[i], counts), timely, own, shared, bias, squares, each)
 
 
 @exact_kernel
@@ -242,6 +261,7 @@ def stack_banks(
     able: NDArray[np.bool_],
     seats: Ints,
     answering: int,
+    patience: float,
     own: Floats,
     shared: Floats,
     bias: Floats,
@@ -264,7 +284,7 @@ def stack_banks(
             continue
         who = seats[b, 1 : 1 + k]
         state = own[b, :, :k], shared[b, :, :k], bias[b], recent[b, : STACKERS + k], squares[b, :, :k], counts[b]
-        rows = chosen(votes, who), chosen(then, who), late, y, weight, able[b], b == answering
+        rows = chosen(votes, who), chosen(then, who), late, y, weight, able[b], b == answering, patience
         stack(*rows, *state, out, losses[b])
 
 

@@ -25,6 +25,8 @@ LOSSES: dict[str, LossKind] = {"squared": "squared", "absolute": "absolute", "qu
 ENTRIES = 64  # hashed entries that a leaf observes
 SHRINK = {"tree": 10.0, "forest": 0.1}  # rows of the stream's variance in each variance of a leaf
 TIE = 0.05  # a bound below which the better of two splits is taken (Domingos & Hulten 2000)
+TWICE_ROOTED = 5  # the layout since which it is the share of forests of classes
+TWICE_ROOT = "twice_root"  # of the columns, and 0.3 of them at least
 HASHED_SHARE = 0.5  # of hashed entries at a leaf of a forest without dense columns
 
 
@@ -32,8 +34,9 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The settings of a Hoeffding tree or of an adaptive random forest.
 
     `dense`, `hashed` and `classes` are the shape of the rows. `trees` and `share` are those of a forest: members, and
-    the share of the columns that a leaf looks at; None is max(sqrt(columns) + 1, 0.3 columns) of them for classes, and
-    0.8 for numbers. `memory` is the budget of all arrays of nodes and leaves in bytes. A leaf is examined after each
+    the share of the columns that a leaf looks at. "twice_root", the default for classes, is max(2 sqrt(columns), 0.3
+    columns) of them. None is 0.8 for numbers, and max(sqrt(columns) + 1, 0.3 columns) for classes, as before layout 5.
+    `memory` is the budget of all arrays of nodes and leaves in bytes. A leaf is examined after each
     `grace` of weight, and split with a confidence of 1 - `delta`. Each row counts as often as a Poisson number with
     mean `rate` says (None: 6, and 3 for numbers); 0 is once. `drift` replaces trees whose errors rise. `seed` decides
     all draws.
@@ -48,7 +51,7 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hashed: int = 0
     classes: int = 0
     trees: int | None = None
-    share: float | None = None
+    share: float | str | None = None
     memory: int | None = None
     grace: float = 50.0
     delta: float = 0.01
@@ -71,6 +74,8 @@ def read(spec: Mapping[str, Any]) -> TreeSettings:
     family = str(given.get("family", "tree"))
     if given.get("task") == "binary":
         given.setdefault("classes", 2)
+    if family == "forest" and given.get("task") != "regression" and specs.layout(spec, family) >= TWICE_ROOTED:
+        given.setdefault("share", TWICE_ROOT)
     settings = specs.convert(given, TreeSettings, family, {})
     if settings.trees is None:
         settings = msgspec.structs.replace(settings, trees=10 if family == "forest" else 1)
@@ -108,13 +113,15 @@ def drawn(settings: TreeSettings) -> int:
     """Return how many dense columns each leaf looks at.
 
     >>> [drawn(read({"family": "forest", "task": "binary", "dense": d})) for d in (8, 54, 33)]
-    [3, 16, 10]
+    [6, 16, 11]
     """
     d = settings.dense
     if settings.family == "tree" or d == 0:
         return d
     share = NUMBER_SHARE if settings.share is None and settings.task == "regression" else settings.share
-    if share is not None:
+    if share == TWICE_ROOT:
+        return min(max(round(2.0 * math.sqrt(d)), round(0.3 * d)), d)
+    if isinstance(share, float):
         return min(max(round(share * d), 1), d)
     return min(max(math.isqrt(d) + 1, round(0.3 * d)), d)
 
@@ -128,7 +135,7 @@ def kernel_settings(settings: TreeSettings) -> Floats:
     """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.STEP`."""
     if settings.family == "tree":
         share = 1.0
-    elif settings.share is not None:
+    elif isinstance(settings.share, float):
         share = settings.share
     else:
         share = max(HASHED_SHARE, drawn(settings) / settings.dense) if settings.dense else HASHED_SHARE
@@ -187,7 +194,11 @@ def _check(settings: TreeSettings) -> None:
         _expect(settings, settings.trees == 1, "trees", "1 for the family 'tree'; use the family 'forest'")
         _expect(settings, settings.share is None, "share", "none for the family 'tree'; use the family 'forest'")
     _expect(settings, 1 <= (settings.trees or 1) <= 10_000, "trees", "1 to 10000")
-    _expect(settings, settings.share is None or 0.0 < settings.share <= 1.0, "share", "above 0, at most 1")
+    if isinstance(settings.share, float):
+        _expect(settings, 0.0 < settings.share <= 1.0, "share", "above 0, at most 1")
+    elif settings.share is not None:
+        right, more = settings.share == TWICE_ROOT and classes > 0, f", or {TWICE_ROOT!r} for classes"
+        _expect(settings, right, "share", f"above 0, at most 1{more}")
     _expect(settings, 1.0 <= settings.grace < math.inf, "grace", "a finite weight from 1")
     _expect(settings, 0.0 < settings.delta < 1.0, "delta", "a probability between 0 and 1")
     _expect(settings, 0.0 <= (settings.rate or 0.0) <= 20.0, "rate", "0 to 20")
