@@ -6,9 +6,11 @@
     python bench/partitions.py --only accuracy --every 4096 8192 16384
 
 Throughput: the linear model on rows that repeat a stream until there are half a million, read by each learner from the
-encoded rows of its partition, from a CSV file, and from a Parquet file. One learner runs in the same engine, in a
-separate process. The rate is that after the first barrier, when processes have started and kernels are loaded; CPU
-seconds of each process do not depend on what else the machine does.
+encoded rows of its partition, from a CSV file, and from a Parquet file. One learner reads, learns and scores the same
+rows in this process, without partitions. What is timed begins when processes have started and kernels are loaded.
+Printed are microseconds of a row, the least of some passes of both in turn: of the clock, of the processor time of the
+busiest process, and of that of all processes. The last two depend little on what else the machine does; at 1.7, the
+busiest process of two takes 1 / 1.7 of the time of one.
 
 Costly: `auto` on 300,000 generated rows by `el.prequential`, start of the processes included.
 
@@ -25,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
@@ -33,8 +35,8 @@ import pyarrow.parquet as pq
 
 import everlearn as el
 from everlearn import schema
-from everlearn.evaluate.partitioned import Costs, PartitionedScores, learned
-from everlearn.evaluate.scoring import NaiveScores, Scored, model_of, task_of
+from everlearn.evaluate.partitioned import Costs, PartitionedScores, Scoring, learned
+from everlearn.evaluate.scoring import NaiveScores, Scored, model_of, pieces, task_of
 from everlearn.model import own_loss
 from everlearn.records import Examples
 from everlearn.scale.partitions.dealing import Dealing
@@ -62,13 +64,50 @@ def run(family: str, stream: Any, spec: schema.Schema, dealing: Dealing) -> tupl
     model = model_of(family, shape)
     task, classes = task_of({**shape, **model.spec})
     own = own_loss(model)
-    scores = PartitionedScores(Scored(task, classes, own, 0.01, ""), NaiveScores(task, classes, 0, own, None))
+    scores = PartitionedScores(Scoring(task=task, classes=classes, own=own))
     _, costs = learned(model, stream, dealing, scores)
     return scores.scored.results()["metrics"], costs
 
 
+class Pass(NamedTuple):
+    """Seconds that one pass took: of the clock, of the busiest process, and of all processes; and the rows of these."""
+
+    wall: float
+    busiest: float
+    everything: float
+    rows: int
+
+    def of_a_row(self) -> list[float]:
+        """Return the three in microseconds of a row."""
+        return [seconds / self.rows * 1e6 for seconds in self[:3]]
+
+
+def alone(stream: Any, spec: schema.Schema) -> Pass:
+    """Learn and score a stream in this process, without partitions, and time what follows the first 8,192 rows."""
+    shape = schema.shape(spec)
+    model = model_of("linear", shape)
+    task, classes = task_of({**shape, **model.spec})
+    own = own_loss(model)
+    scored, naive = Scored(task, classes, own, 0.01, ""), NaiveScores(task, classes, 0, own, None)
+    rows = first = 0
+    for examples, _ in pieces(stream, 8192, ""):
+        if rows and not first:
+            first, began, clock = rows, time.perf_counter(), time.process_time()
+        scores = model.learn(examples.batch, examples.y, examples.weight)
+        scored.add(examples, scores, rows, naive.score(examples, rows))
+        rows += len(examples.y)
+    spent = time.process_time() - clock
+    return Pass(time.perf_counter() - began, spent, spent, rows - first)
+
+
+def together(stream: Any, spec: schema.Schema, count: int) -> Pass:
+    """Learn and score a stream in partitions, and time what follows the first barrier."""
+    costs = run("linear", stream, spec, Dealing(count=count))[1]
+    return Pass(costs.wall, max(costs.partitions), sum(costs.partitions) + costs.own, costs.rows)
+
+
 def throughput(name: str, best: int) -> None:
-    """Print the rate and the processor time of one and of two learners."""
+    """Print the microseconds of a row with one learner and with two, and the ratio."""
     table = pq.read_table(DATA / f"{name}.parquet")
     whole = pa.concat_tables([table] * -(-ROWS // len(table))).slice(0, ROWS)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,25 +116,32 @@ def throughput(name: str, best: int) -> None:
         pq.write_table(whole, paths[1])
         known = el.read(DATA / f"{name}.parquet", label="label").schema
         encoded: list[Examples] = [chunk.examples for chunk in el.read(paths[1], schema=known).chunks()]
-        for source in ("encoded rows", "csv", "parquet"):
-            rates = {}
-            for count in (1, 2):
-                found = []
-                for _ in range(best):
-                    stream: Any = encoded if source == "encoded rows" else None
-                    if stream is None:
-                        stream = el.read(paths[source == "parquet"], schema=known)
-                    found.append(run("linear", stream, known, Dealing(count=count))[1])
-                costs = max(found, key=lambda one: one.rate)
-                rates[count] = costs.rate
-                each = " and ".join(f"{seconds:.2f}" for seconds in costs.partitions)
+
+        def opened_as(source: str) -> Any:
+            return encoded if source == "encoded" else el.read(paths[source == "parquet"], schema=known)
+
+        for source in ("encoded", "csv", "parquet"):
+            one, two = [], []
+            for _ in range(best):  # in turn, so that both meet what else the machine does
+                one.append(alone(opened_as(source), known).of_a_row())
+                two.append(together(opened_as(source), known, 2).of_a_row())
+            for label, found in (("one process", one), ("two learners", two)):
+                wall, busiest, everything = (min(column) for column in zip(*found, strict=True))
                 print(
-                    f"{name:10} {source:12} {count} learner{'s' * (count > 1)}: {costs.rate:10,.0f} rows/s, wall "
-                    f"{costs.wall:.2f} s, CPU of learners {each} s, of the group {costs.own:.2f} s (merging "
-                    f"{costs.merging:.2f} s)",
+                    f"{name:10} {source:8} {label:12}: wall {wall:.3f} us a row; CPU of the busiest process "
+                    f"{busiest:.3f}, of all {everything:.3f}",
                     flush=True,
                 )
-            print(f"{name:10} {source:12} two learners / one: {rates[2] / rates[1]:.2f}", flush=True)
+            least = (
+                [min(column) for column in zip(*one, strict=True)],
+                [min(column) for column in zip(*two, strict=True)],
+            )
+            wall, busiest, everything = (first / second for first, second in zip(*least, strict=True))
+            print(
+                f"{name:10} {source:8} two / one   : {wall:.2f} by the wall, {busiest:.2f} by the busiest process, "
+                f"{2 * everything:.2f} by all processes on two cores",
+                flush=True,
+            )
 
 
 def costly() -> None:

@@ -3,15 +3,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from everlearn import metrics
 from everlearn.errors import ConfigError
-from everlearn.evaluate.partitioned import PartitionedScores, learned
+from everlearn.evaluate.partitioned import PartitionedScores, Scoring, learned, scorer
 from everlearn.evaluate.prequential import prequential
-from everlearn.evaluate.scoring import NaiveScores, Scored
+from everlearn.evaluate.scoring import NaiveScores
+from everlearn.evaluate.windows import Window
 from everlearn.model import build, cut, select
+from everlearn.records import Arrays, Task
 from everlearn.scale.partitions.dealing import Dealing
 from everlearn.scale.partitions.learner import PartitionLearner, merged
 from tests.support.partitions import BINARY, labelled, learner, same
@@ -21,8 +24,7 @@ EXAMPLES = labelled(1400)
 
 
 def scores() -> PartitionedScores:
-    scored = Scored("binary", 2, None, 0.01, "")
-    return PartitionedScores(scored, NaiveScores("binary", 2, 0, None, None))
+    return PartitionedScores(Scoring(task="binary", classes=2))
 
 
 def test_the_report_is_over_the_predictions_of_all_partitions() -> None:
@@ -50,26 +52,33 @@ def test_the_report_is_over_the_predictions_of_all_partitions() -> None:
     assert costs.restarts == 0
 
 
-@pytest.mark.slow
-def test_the_state_of_scores_survives() -> None:
-    both, half = scores(), scores()
-    barriers: list[Any] = []
-    learned(
-        build(LINEAR),
-        EXAMPLES,
-        Dealing(count=1, every=400, opening=200),
-        both,
-        watch=lambda _, one: barriers.append(one.scores),
-    )
-    for one in barriers[:2]:
-        half.add(one)
-    again = scores()
-    again.load(*half.state())
-    for one in barriers[2:]:
-        again.add(one)
-    assert again.scored.results()["metrics"] == both.scored.results()["metrics"]
-    assert again.naive.results()["baselines"] == both.naive.results()["baselines"]
-    assert again.events == 1400
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("task", "window"), [("binary", None), ("regression", None), ("binary", Window(300, 1.0, 300))]
+)
+def test_the_parts_of_all_partitions_are_the_whole(count: int, task: Task, window: Window | None) -> None:
+    """Each part is restored halfway, as after the death of its process."""
+    scoring = Scoring(task=task, classes=2 if task == "binary" else 0, window=window, warm=100)
+    whole, rows = PartitionedScores(scoring), labelled(1400, task=task)
+    parts = [scorer(msgspec.to_builtins(scoring), partition, count) for partition in range(count)]
+    draw = np.random.default_rng(5).random((1400, 2 if task == "binary" else 1)).astype(np.float32)
+    for begin in range(0, 1400, 350):
+        part, predicted = cut(rows, begin, begin + 350), draw[begin : begin + 350]
+        for one in (whole, *parts):
+            one.add(part, predicted, ())
+        again = [scorer(msgspec.to_builtins(scoring), partition, count) for partition in range(count)]
+        for one, other in zip(parts, again, strict=True):
+            other.load(*one.state())
+        parts = again
+    joined: Arrays = {}
+    for one in parts:
+        joined |= one.state()[0]
+    found = PartitionedScores(scoring)
+    found.load(joined, parts[0].state()[1])
+    assert same(found.state()[0], whole.state()[0])
+    assert found.events == 1400
+    for name, line in whole.scored.results()["windows"].items():
+        np.testing.assert_array_equal(found.scored.results()["windows"][name], line)
 
 
 @pytest.mark.slow

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from everlearn import model
+from everlearn.evaluate import dealt_rows
 from everlearn.merge import partitions
 from everlearn.model import Model, copied
 from everlearn.records import Arrays, Batch, Examples
@@ -69,3 +72,21 @@ def deadly_rows(source: Any, dealing: Dealing, partition: int, after: int) -> li
     """End this process as a lack of memory does, instead of opening its rows."""
     os.kill(os.getpid(), signal.SIGKILL)
     return []
+
+
+def dying_rows(source: dict[str, Any], dealing: Dealing, partition: int, after: int) -> Iterator[DealtRows]:
+    """Yield short pieces of rows; end this process once at each of `places`, if the partition is `dying`.
+
+    A mark in the folder `marks` says that a place was reached before.
+    """
+    for piece in dealt_rows.rows_of(source, dealing, partition, after):
+        position = piece.examples.position
+        for begin in range(0, len(position), 50):
+            part = model.cut(piece.examples, begin, min(begin + 50, len(position)))
+            last = piece.last if begin + 50 >= len(position) else int(part.position[-1])
+            for place in source["places"] if partition == source["dying"] else ():
+                mark = Path(source["marks"]) / f"reached-{place}"
+                if last >= place and not mark.exists():
+                    mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+            yield DealtRows(part, (), last)

@@ -11,7 +11,6 @@ from everlearn.cli.console import aside, print_json, screen
 from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from everlearn.evaluate.partitioned import PartitionedScores
     from everlearn.loop.partitioned import Progress
     from everlearn.spec import Spec
     from everlearn.stream import Stream
@@ -71,7 +70,7 @@ def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
     with Progress(TextColumn(stream.name), *columns, console=aside, transient=True) as bars:
         task = bars.add_task("", total=stream.rows)
 
-        def show(rows: int, scores: PartitionedScores) -> None:
+        def show(rows: int) -> None:
             bars.update(task, completed=rows)
 
         yield show

@@ -13,21 +13,20 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from everlearn import _private
 from everlearn.errors import ConfigError, InputError
-from everlearn.model import cut, select
+from everlearn.model import cut, stack
 from everlearn.records import Batch, Examples, Ints, Rejected
 from everlearn.scale.partitions.dealing import EVERYONE, Dealing
-from everlearn.scale.partitions.group import bytes_of
 from everlearn.scale.partitions.learner import DealtRows
+from everlearn.scale.partitions.shared import read_columns, write_columns
 from everlearn.spec import Schema
 from everlearn.stream import Stream, read
 from everlearn.stream.dealt import Keep
-from everlearn.version.codec import dump, load
 
 OPENER = "everlearn.evaluate.dealt_rows:rows_of"
-_CHUNK = 8192  # rows of a file in the folder
+_CHUNK = 65_536  # rows of the stream in a file of the folder
 
 
 def rows_of(source: Mapping[str, Any], dealing: Dealing, partition: int, after: int) -> Iterator[DealtRows]:
@@ -91,20 +90,52 @@ def _keeper(dealing: Dealing, partition: int) -> Keep:
 
 
 def _write_examples(pieces: Iterable[Examples], dealing: Dealing, folder: Path) -> None:
-    """Number encoded rows from 1, deal them, and write those of each partition."""
+    """Number encoded rows from 1, deal them, and write those of each partition, many in a file."""
+    waiting: list[list[Examples]] = [[] for _ in range(dealing.count)]
     for partition in range(dealing.count):
         (folder / str(partition)).mkdir(parents=True, exist_ok=True)
-    before = number = 0
+    before = written = 0
+
+    def write() -> None:
+        for partition, own in enumerate(waiting):
+            _save(DealtRows(_joined(own), (), before), folder / str(partition), before)
+            own.clear()
+
     for examples in pieces:
         for begin in range(0, len(examples.y), _CHUNK):
             part = cut(examples, begin, min(begin + _CHUNK, len(examples.y)))
             positions = np.arange(before + 1, before + len(part.y) + 1)
             numbered, owner = dataclasses.replace(part, position=positions), dealing.owners(positions)
             before += len(part.y)
-            number += 1
-            for partition in range(dealing.count):
-                own = select(numbered, (owner == partition) | (owner == EVERYONE))
-                _save(DealtRows(own, (), before), folder / str(partition), number)
+            for partition, own in enumerate(waiting):
+                own += _stretches(numbered, (owner == partition) | (owner == EVERYONE))
+            if before - written >= _CHUNK:
+                write()
+                written = before
+    if before > written:
+        write()
+
+
+def _stretches(examples: Examples, keep: NDArray[np.bool_]) -> list[Examples]:
+    """Return the stretches of neighbouring rows for which `keep` is True, or no rows; nothing is copied."""
+    edges = np.flatnonzero(np.diff(keep.astype(np.int8), prepend=0, append=0)).tolist()
+    return [cut(examples, start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)] or [
+        cut(examples, 0, 0)
+    ]
+
+
+def _joined(parts: Sequence[Examples]) -> Examples:
+    """Return the rows of one or more parts, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    segments = [one.segment for one in parts if one.segment is not None]
+    return Examples(
+        stack([one.batch for one in parts], parts[0].batch.dense.shape[1]),
+        np.concatenate([one.y for one in parts]),
+        np.concatenate([one.weight for one in parts]),
+        np.concatenate([one.position for one in parts]),
+        np.concatenate(segments) if segments else None,
+    )
 
 
 def _write(pieces: Iterable[DealtRows], folder: Path) -> None:
@@ -122,10 +153,8 @@ def _save(piece: DealtRows, folder: Path, number: int) -> None:
         "values": batch.values[entries], "y": examples.y, "weight": examples.weight, "position": examples.position,
     }  # fmt: skip
     if examples.segment is not None:
-        segment = np.ascontiguousarray(examples.segment)
-        arrays["segment"] = segment.view(np.uint8).reshape(len(segment), segment.dtype.itemsize)
-    header = {"last": piece.last, "rejected": msgspec.to_builtins(list(piece.rejected))}
-    _private.write(folder / f"{number:09}-{piece.last}", dump(arrays, header))
+        arrays["segment"] = examples.segment
+    write_columns(folder / f"{number:09}-{piece.last}", arrays, msgspec.to_builtins(list(piece.rejected)))
 
 
 def _written(folder: Path, after: int) -> Iterator[DealtRows]:
@@ -134,11 +163,10 @@ def _written(folder: Path, after: int) -> Iterator[DealtRows]:
         last = int(path.name.partition("-")[2])
         if last <= after:
             continue
-        arrays, header = load(path.read_bytes(), path)
-        segment = bytes_of(arrays["segment"]) if "segment" in arrays else None
+        arrays, refused = read_columns(path)
         batch = Batch(arrays["dense"], arrays["indptr"], arrays["indices"], arrays["values"])
-        examples = Examples(batch, arrays["y"], arrays["weight"], arrays["position"], segment)
+        examples = Examples(batch, arrays["y"], arrays["weight"], arrays["position"], arrays.get("segment"))
         left = int(np.searchsorted(examples.position, after, "right"))
-        rejected = msgspec.convert(header["rejected"], list[Rejected])
+        rejected = msgspec.convert(refused, list[Rejected])
         known = tuple(row for row in rejected if row.at > after)
         yield DealtRows(cut(examples, left, len(examples.y)), known, last)

@@ -176,15 +176,17 @@ def prequential(
     task, classes = task_of({**shape, **model.spec})
     own = own_loss(model)
     metric = metrics.checked(metric_of(metric), task, own)
-    scored = Scored(task, classes, own, share, checked_segment(segment, stream), window_of(window, fading))
+    segment, recent = checked_segment(segment, stream), window_of(window, fading)
     timed = moments.clock(stream.schema) if isinstance(stream, Stream) else None
     if partitions != 1 or key:
-        timed = None if timed is None else 0  # the columns of the time come back alone
-    naive = NaiveScores(task, classes, delay, own, timed)
-    if partitions != 1 or key:
         _check_undelayed(partitions, delay)
+        scoring = partitioned.Scoring(
+            task=task, classes=classes, own=own, share=share, segment=segment, window=recent, clock=timed
+        )
         dealing = Dealing(count=partitions, key=key)
-        return _in_partitions(model, stream, dealing, partitioned.PartitionedScores(scored, naive), metric, segment)
+        return _in_partitions(model, stream, dealing, partitioned.PartitionedScores(scoring), metric, segment)
+    scored = Scored(task, classes, own, share, segment, recent)
+    naive = NaiveScores(task, classes, delay, own, timed)
     pending: deque[LateRow] = deque()
     events, rejected, kept = 0, 0, list[Rejected]()
     began, before = time.perf_counter(), 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
@@ -88,13 +88,16 @@ class Scored:
             self._recent.add(scores, examples.y, examples.weight, index, known)
 
     def state(self) -> Arrays:
-        """Return the arrays of the metrics and of the names of segments, but not the rows of a window."""
-        return prefixed("metrics/", self.arrays) | prefixed("table/", self._table.state())
+        """Return the arrays of the metrics, of the names of segments, and of a window."""
+        found = prefixed("metrics/", self.arrays) | prefixed("table/", self._table.state())
+        return found | ({} if self._recent is None else prefixed("window/", self._recent.state()))
 
     def load(self, arrays: Arrays) -> None:
         """Restore the result of `state`."""
         self.arrays = copied(within(arrays, "metrics/"))
         self._table.load(within(arrays, "table/"))
+        if self._recent is not None:
+            self._recent.load(within(arrays, "window/"))
 
     def results(self) -> dict[str, Any]:
         """Return fields of the report."""
@@ -110,12 +113,23 @@ class Scored:
 class NaiveScores:
     """The naive baselines of one evaluation, with the labels that are still to come."""
 
-    def __init__(self, task: Task, classes: int, delay: int, own: Loss | None, clock: int | None) -> None:
-        """`clock` is the dense column where the time of a row starts; None where rows have no time."""
-        self.measured = {name: baselines.measures(task, classes, own) for name in baselines.names(task)}
-        self._season = None if clock is None else seasonal.start()
-        if self._season is not None:
-            self.measured[seasonal.NAME] = baselines.measures(task, classes, own)
+    def __init__(
+        self,
+        task: Task,
+        classes: int,
+        delay: int,
+        own: Loss | None,
+        clock: int | None,
+        only: Collection[str] | None = None,
+    ) -> None:
+        """`clock` is the dense column where the time of a row starts; None where rows have no time.
+
+        With `only`, the other baselines have no metrics.
+        """
+        names = [*baselines.names(task), *([] if clock is None else [seasonal.NAME])]
+        chosen = [name for name in names if only is None or name in only]
+        self.measured = {name: baselines.measures(task, classes, own) for name in chosen}
+        self._season = seasonal.start() if seasonal.NAME in chosen else None
         self._task: Task = task
         self._classes, self._delay, self._clock = classes, delay, clock
         self._state = baselines.start(task, classes)
@@ -128,17 +142,17 @@ class NaiveScores:
         rows = np.arange(index, index + len(examples.y) + 1)
         came = np.maximum(rows - self._delay, 0) - (index - len(self._y))  # labels known at each row, of these
         upto, first = came[-1], came[:-1]
-        answers = list(baselines.answers(self._state, self._task, y[:upto], weight[:upto], first))
-        known = baselines.labels(*answers)
+        both = baselines.answers(self._state, self._task, y[:upto], weight[:upto], first)
+        answers, known = dict(zip(baselines.names(self._task), both, strict=True)), baselines.labels(*both)
         if self._season is not None and self._clock is not None:
             when = moments.minutes(examples.batch.dense, self._clock)
             at = np.concatenate([self._at, when])
             labels = y[:upto], weight[:upto], at[:upto]
-            answers.append(seasonal.answers(self._season, self._task, self._classes, *labels, first, when))
+            answers[seasonal.NAME] = seasonal.answers(self._season, self._task, self._classes, *labels, first, when)
             self._at = at[upto:]
         self._y, self._weight = y[upto:], weight[upto:]
-        for arrays, scores in zip(self.measured.values(), answers, strict=True):
-            metrics.update(arrays, self._task, scores, examples.y, examples.weight, index, known)
+        for name, arrays in self.measured.items():
+            metrics.update(arrays, self._task, answers[name], examples.y, examples.weight, index, known)
         return known
 
     def state(self) -> Arrays:

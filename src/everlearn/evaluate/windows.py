@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from everlearn import metrics
 from everlearn.errors import ConfigError
-from everlearn.records import Floats, Loss, Singles, Task
+from everlearn.model import prefixed, within
+from everlearn.records import Arrays, Floats, Loss, Singles, Task
 
 POINTS = 512  # at most; then every second one is dropped, and they come half as often
 _TAIL = 1e-6  # share of the weight of a faded sum that may be left out
+_HELD = "scores", "y", "weight", "known"  # of consecutive rows
 _LONGEST = 10_000_000  # rows that a window may hold
 
 
@@ -89,6 +91,31 @@ class Recent:
         return curve | {
             name: np.array([values.get(name, np.nan) for _, values in self._points], np.float64) for name in names
         }
+
+    def state(self) -> Arrays:
+        """Return the rows of the window, and the points, as arrays."""
+        held = {}
+        if self._held:
+            parts = zip(*self._held, strict=True)
+            held = {name: np.concatenate(part) for name, part in zip(_HELD, parts, strict=True)}
+        lengths = np.array([len(one[1]) for one in self._held], np.int64)
+        return (
+            prefixed("held/", held)
+            | prefixed("points/", self.curve())
+            | {"lengths": lengths, "every": np.array([self._every])}
+        )
+
+    def load(self, arrays: Arrays) -> None:
+        """Restore the result of `state`."""
+        points, ends = within(arrays, "points/"), np.cumsum(arrays["lengths"])
+        parts = [np.split(arrays[f"held/{name}"].copy(), ends[:-1]) for name in _HELD] if len(ends) else []
+        self._held = list(zip(*parts, strict=True))
+        self._rows, self._every = int(arrays["lengths"].sum()), int(arrays["every"][0])
+        values = {name: line for name, line in points.items() if name != "x"}
+        self._points = [
+            (int(x), {name: float(line[at]) for name, line in values.items() if not math.isnan(line[at])})
+            for at, x in enumerate(points["x"])
+        ]
 
     def _point(self, x: int) -> None:
         size = self._window.size

@@ -255,9 +255,8 @@ def check_one_learner(spec: Spec, home: Path) -> None:
     """Raise ConfigError for settings, or a home, of a run in partitions."""
     if spec.partitions.count > 1:
         raise ConfigError(
-            f"partitions.count: got {spec.partitions.count}; a loop that serves, takes feedback or has versions to "
-            "promote or roll back expects 1. Use several learners with `everlearn run` on files, or with "
-            "everlearn.prequential"
+            f"partitions.count: got {spec.partitions.count}; expected 1 in a loop that serves or has versions. Several "
+            "learners learn files: `everlearn run`, or everlearn.prequential"
         )
     if (home / PARTITIONED).exists():
         raise ConfigError(

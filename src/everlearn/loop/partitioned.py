@@ -20,8 +20,8 @@ import msgspec
 
 from everlearn import _private, events, metrics, report, schema
 from everlearn.errors import ConfigError, InputError
-from everlearn.evaluate.partitioned import Costs, PartitionedScores, StartBarrier, learned
-from everlearn.evaluate.scoring import NaiveScores, Scored, task_of
+from everlearn.evaluate.partitioned import Costs, PartitionedScores, Scoring, learned
+from everlearn.evaluate.scoring import task_of
 from everlearn.events import Log
 from everlearn.loop import commands
 from everlearn.loop.home import held
@@ -29,7 +29,7 @@ from everlearn.loop.journal import PARTITIONED
 from everlearn.model import Model, copied, own_loss, prefixed, restore, within
 from everlearn.records import Arrays, Checkpoint, Decision
 from everlearn.scale.partitions.dealing import OPENING, Dealing, checked
-from everlearn.scale.partitions.group import Barrier, Group, Position, Reached
+from everlearn.scale.partitions.group import Barrier, Group, Position, Saved, Scores
 from everlearn.schema import moments
 from everlearn.spec import LogSpec, Schema, Spec
 from everlearn.stream import Stream
@@ -37,8 +37,8 @@ from everlearn.version.blobs import blobs_of
 
 KEPT = 2  # checkpoints
 
-Progress = Callable[[int, PartitionedScores], None]
-Watch = Callable[[Group, Reached], None]
+Progress = Callable[[int], None]
+Watch = Callable[[Group, Barrier | Saved], None]
 
 # Settings of parts that a run in partitions does not have
 _ABSENT = (
@@ -69,11 +69,11 @@ class PartitionedRun:
         self.scores = _scores(spec, self.model, self.origin.warm)
         self.rows = [0] * self.origin.dealing.count
         self.merges = 0
-        self.restarts = 0
+        self._last: Barrier | None = None
         self._recorded = {found.number: found for found in self.barriers()}
         self._checkpoints: list[str] = []
         self.start = self._restore()
-        self._saved = self.start.position.at
+        self._saved = 0 if self.start is None else self.start.position.at
 
     @property
     def at(self) -> int:
@@ -92,23 +92,25 @@ class PartitionedRun:
     def run(self, progress: Progress | None = None, watch: Watch | None = None) -> dict[str, Any]:
         """Learn what the stream has after the last checkpoint, and return the report. Raises as `learned` does.
 
-        At each barrier, `progress(row, scores)` and `watch(group, reached)` are called after it was recorded.
+        At each barrier, `progress(row)` and `watch(group, reached)` are called after it was recorded; `watch` also with
+        each checkpoint.
         """
         began, before = time.perf_counter(), sum(self.rows)
-        held: list[Reached] = []
 
-        def note(group: Group, reached: Reached) -> None:
-            held[:] = [reached]
-            self._note(reached, group.restarts)
-            if progress is not None:
-                progress(reached.barrier.at, self.scores)
+        def note(group: Group, reached: Barrier | Saved) -> None:
+            if isinstance(reached, Saved):
+                self._save(reached)
+            else:
+                self._note(reached)
+                if progress is not None:
+                    progress(reached.at)
             if watch is not None:
                 watch(group, reached)
 
-        dealing, segment = self.origin.dealing, self.spec.metrics.segment
-        _, costs = learned(self.model, self.stream, dealing, self.scores, segment=segment, start=self.start, watch=note)
-        for reached in held:
-            self._save(reached)
+        _, costs = learned(
+            self.model, self.stream, self.origin.dealing, self.scores, segment=self.spec.metrics.segment,
+            start=self.start, keep=self.spec.checkpoint, watch=note,
+        )  # fmt: skip
         return self._report(costs, sum(self.rows) - before, time.perf_counter() - began)
 
     def _settle(self) -> Origin:
@@ -148,25 +150,25 @@ class PartitionedRun:
             )
         return stored
 
-    def _restore(self) -> StartBarrier:
-        """Load the last checkpoint; return where learning begins."""
+    def _restore(self) -> Saved | None:
+        """Load the last checkpoint, with which learning begins; None if there is none."""
         saved = [event.payload for event in events.scan(self._log, kinds=("checkpoint",))]
         checkpoints = [one for one in saved if isinstance(one, Checkpoint)]
         if not checkpoints:
-            return StartBarrier()
+            return None
         self._checkpoints = [one.blob for one in checkpoints[-KEPT:]]
         arrays, header = self._blobs.get(checkpoints[-1].blob)
-        local = within(arrays, "local/")
         restore(self.model, within(arrays, "model/"))
-        self.scores.load(within(arrays, "scores/"), header["scores"])
+        scores = Scores(within(arrays, "scores/"), header["scores"])
+        self.scores.load(*scores)
         self.rows = [int(rows) for rows in header["rows"]]
         self.merges = int(header["number"])
-        return StartBarrier(Position(self.merges, checkpoints[-1].at), local)
+        position = Position(self.merges, checkpoints[-1].at)
+        return Saved(position, copied(self.model.arrays), within(arrays, "local/"), scores)
 
-    def _note(self, reached: Reached, restarts: int) -> None:
-        """Record a barrier, or check that one made again is the recorded one; save now and then."""
-        barrier = reached.barrier
-        self.restarts, self.merges = restarts, barrier.number
+    def _note(self, barrier: Barrier) -> None:
+        """Record a barrier, or check that one made again is the recorded one."""
+        self._last, self.merges = barrier, barrier.number
         own = [barrier.rows[0], *[0] * (len(self.rows) - 1)] if barrier.opening else barrier.rows
         self.rows = [before + more for before, more in zip(self.rows, own, strict=True)]
         known = self._recorded.get(barrier.number)
@@ -180,23 +182,18 @@ class PartitionedRun:
         elif barrier.at % self.origin.dealing.every == 0 or barrier.at == self.origin.dealing.opening:
             self._log.save([_decision(barrier)], self._epoch)  # the last one is recorded with its checkpoint
             self._recorded[barrier.number] = barrier
-        if barrier.at - self._saved >= self.spec.checkpoint:
-            self._save(reached)
 
-    def _save(self, reached: Reached) -> None:
-        """Write a checkpoint, with the decision of its barrier if that is not recorded."""
-        barrier = reached.barrier
-        if barrier.at == self._saved:
-            return
-        scored, header = self.scores.state()
-        arrays: Arrays = prefixed("model/", reached.arrays) | prefixed("local/", reached.local)
-        arrays |= prefixed("scores/", scored)
-        whole = {"scores": header, "rows": self.rows, "number": barrier.number}
+    def _save(self, saved: Saved) -> None:
+        """Write a checkpoint at the last barrier, with the decision of that if it is not recorded."""
+        number, at = saved.position
+        arrays: Arrays = prefixed("model/", saved.arrays) | prefixed("local/", saved.local)
+        arrays |= prefixed("scores/", saved.scores.arrays)
+        whole = {"scores": saved.scores.header, "rows": self.rows, "number": number}
         blob = self._blobs.put(arrays, whole, packed=True)
-        more = [] if barrier.number in self._recorded else [_decision(barrier)]
-        self._log.save([*more, Checkpoint(barrier.at, blob)], self._epoch)
-        self._recorded[barrier.number] = barrier
-        self._saved = barrier.at
+        more = [] if self._last is None or number in self._recorded else [_decision(self._last)]
+        self._log.save([*more, Checkpoint(at, blob)], self._epoch)
+        self._recorded |= {} if self._last is None else {number: self._last}
+        self._saved = at
         self._checkpoints = [*[one for one in self._checkpoints if one != blob][-(KEPT - 1) :], blob]
         for other in self._blobs.sizes().keys() - set(self._checkpoints):
             self._blobs.remove(other)
@@ -306,21 +303,32 @@ def check(spec: Spec) -> None:
         if name == "log":
             given = msgspec.structs.replace(given, rows=usual.rows, layout=usual.layout)
         if given != usual:
+            field, value, default = _difference(name, given, usual)
             raise ConfigError(
-                f"{name}: got {given!r} with {hint}; expected its defaults, since a run in partitions has no such "
-                "part. Leave it out, or set partitions.count to 1"
+                f"{field}: got {value!r} with {hint}; expected the default, {default!r}, since a run in partitions has "
+                "no such part. Leave it out, or set partitions.count to 1"
             )
     if spec.serve.canary:
         raise ConfigError(f"serve.canary: got {spec.serve.canary} with {hint}; expected 0. Leave it out")
 
 
+def _difference(name: str, given: Any, usual: Any) -> tuple[str, Any, Any]:
+    """Return the name of the setting that differs, in a table of settings that of the first one, and both values."""
+    if isinstance(given, msgspec.Struct) and type(given) is type(usual):
+        for field in given.__struct_fields__:
+            own, default = getattr(given, field), getattr(usual, field)
+            if own != default:
+                return _difference(f"{name}.{field}", own, default)
+    return name, given, usual
+
+
 def _scores(spec: Spec, model: Model, warm: int) -> PartitionedScores:
     task, classes = task_of({**schema.shape(spec.schema), **model.spec})
-    own, segment = own_loss(model), spec.metrics.segment
-    timed = moments.clock(spec.schema)
-    scored = Scored(task, classes, own, spec.metrics.share, segment)
-    naive = NaiveScores(task, classes, 0, own, None if timed is None else 0)  # the columns of the time come alone
-    return PartitionedScores(scored, naive, warm)
+    scoring = Scoring(
+        task=task, classes=classes, own=own_loss(model), share=spec.metrics.share, segment=spec.metrics.segment,
+        clock=moments.clock(spec.schema), warm=warm,
+    )  # fmt: skip
+    return PartitionedScores(scoring)
 
 
 def _decision(barrier: Barrier) -> Decision:

@@ -101,3 +101,25 @@ def test_learners_relative_to_other_moments_predict_alike_after_a_merge() -> Non
     expected = part.predict(rows.batch)
     part.arrays = merged(base.spec, base.arrays, [part.arrays, other.arrays], [50, 50])
     assert np.abs(part.predict(rows.batch) - expected).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    "shape", [BINARY, NUMBERS, {**BINARY, "interactions": "dense"}], ids=["binary", "numbers", "pairs"]
+)
+def test_the_quick_columns_are_merged_as_those_of_the_quick_optimiser(shape: dict[str, Any]) -> None:
+    """The oracle is in steps of numpy; both optimisers have the same quick columns in the same coordinates."""
+    spec = {"family": "linear", **shape}
+    base, arrays, parts, rows = two(spec, shape["task"])
+
+    def quick(held: Arrays) -> Arrays:
+        return {
+            **{name: array for name, array in held.items() if name != "blend"},
+            "weights": held["weights"][:1],
+            "hashed": held["hashed"][:, :, :2],
+        }
+
+    plain = {**base.spec, "optimizer": "quick"}
+    expected = merged(plain, quick(arrays), [quick(part) for part in parts], rows)
+    found = quick(merged(base.spec, arrays, parts, rows))
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-6 if name == "hashed" else 1e-10, atol=1e-12)

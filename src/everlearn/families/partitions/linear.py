@@ -15,14 +15,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from everlearn.families.linear import settings
 from everlearn.families.linear.blend import COUNTS, LEAST_MIX, RECENT
 from everlearn.families.linear.merging import expressed, z_of
 from everlearn.families.linear.settings import Settings
+from everlearn.families.partitions import blended
+from everlearn.families.partitions.blended import BlendArrays
 from everlearn.merge.partitions import PartitionRules, added, averaged, informed, pooled_since, shares
 from everlearn.records import Arrays, Floats
 
@@ -36,21 +40,43 @@ def merge(spec: Mapping[str, Any], base: Arrays, parts: Sequence[Arrays], rows: 
     Only the hashed entries that a part has changed are computed: between two merges most of them rest. The weights of a
     regression are in units of the numbers to predict, which move, so there all are.
     """
-    chosen = settings.read(spec)
-    if settings.kernel_settings(chosen)[settings.SCALE_TARGET]:
-        return _merged(chosen, base, parts, rows)
-    moved = np.zeros(len(base["hashed"]), np.bool_)
-    for part in parts:
-        moved |= (part["hashed"] != base["hashed"]).any(axis=(1, 2))
+    chosen, scaled = _settings(msgspec.json.encode(spec))
+    moved = np.full(len(base["hashed"]), scaled)
+    for part in () if scaled else parts:
+        blended.differing(base["hashed"], part["hashed"], moved)
     some = [{**arrays, "hashed": arrays["hashed"][moved]} for arrays in (base, *parts)]
-    found = _merged(chosen, some[0], some[1:], rows)
+    found = (_blended if chosen.optimizer == "blend" else _merged)(chosen, some[0], some[1:], rows)
     hashed = base["hashed"].copy()
     hashed[moved] = found["hashed"]
     return {**found, "hashed": hashed}
 
 
+@lru_cache(maxsize=16)
+def _settings(spec: bytes) -> tuple[Settings, bool]:
+    """Return the settings of a spec, as JSON, and True if weights are in units of the numbers to predict."""
+    chosen = settings.read(msgspec.json.decode(spec))
+    return chosen, bool(settings.kernel_settings(chosen)[settings.SCALE_TARGET])
+
+
+def _blended(chosen: Settings, base: Arrays, parts: Sequence[Arrays], rows: Floats) -> Arrays:
+    """Merge all arrays of the default optimiser."""
+    learned = float(base["counts"][0])
+    counted = [float(part["counts"][0]) - learned for part in parts]
+    left = np.array([kept(learned, more) for more in (*counted, sum(counted))])
+    names = BlendArrays._fields
+    found = {name: np.empty(base[name].shape, base[name].dtype) for name in names}
+    scaled = settings.kernel_settings(chosen)[settings.SCALE_TARGET]
+    blended.merge_blended(
+        chosen.dense, bool(chosen.standardize), bool(scaled), COUNTS, chosen.classes, shares(rows), left,
+        BlendArrays(*(base[name] for name in names)),
+        BlendArrays(*(np.array([part[name] for part in parts]) for name in names)),
+        BlendArrays(*(found[name] for name in names)),
+    )  # fmt: skip
+    return found
+
+
 def _merged(chosen: Settings, base: Arrays, parts: Sequence[Arrays], rows: Floats) -> Arrays:
-    """Merge all arrays, with any number of hashed entries."""
+    """Merge all arrays of the other optimisers, with any number of hashed entries."""
     triples = range(0, len(base["moments"]), 3)
     moments = np.concatenate([
         pooled_since(base["moments"][at : at + 3], [part["moments"][at : at + 3] for part in parts]) for at in triples
@@ -62,12 +88,9 @@ def _merged(chosen: Settings, base: Arrays, parts: Sequence[Arrays], rows: Float
     merged |= {"moments": moments, "counts": added(base["counts"], [part["counts"] for part in parts])}
     merged["weights"][0] = averaged([own["weights"] for own in columns], rows)
     merged["hashed"][:, :, 0] = informed(origin["hashed"], [own["hashed"] for own in columns], seen)
-    if chosen.optimizer in ("blend", "quick"):
+    if chosen.optimizer == "quick":
         merged["hashed"][:, :, 1] = (base["hashed"][:, :, 1].astype(np.float64) ** -4.0 + sum(seen)) ** -0.25
-    if chosen.optimizer == "blend":
-        _settle(chosen, base, parts, rows, seen, merged)
-    else:
-        _optimize(chosen, base, parts, rows, merged)
+    _optimize(chosen, base, parts, rows, merged)
     return merged
 
 
@@ -79,7 +102,7 @@ def _columns(chosen: Settings, arrays: Arrays, moments: Floats) -> Arrays:
 
 def _information(chosen: Settings, base: Arrays, parts: Sequence[Arrays]) -> list[Floats]:
     """Return the squared gradients that each part has added to each hashed entry, float64 (hashed, scores)."""
-    if chosen.optimizer in ("blend", "quick"):
+    if chosen.optimizer == "quick":
         before = base["hashed"][:, :, 1].astype(np.float64) ** -4.0
         return [np.maximum(part["hashed"][:, :, 1].astype(np.float64) ** -4.0 - before, 0.0) for part in parts]
     if chosen.optimizer in _SQUARES:
@@ -89,35 +112,6 @@ def _information(chosen: Settings, base: Arrays, parts: Sequence[Arrays]) -> lis
             for part in parts
         ]
     return [(part["hashed"][:, :, 0] != base["hashed"][:, :, 0]).astype(np.float64) for part in parts]
-
-
-def _settle(
-    chosen: Settings, base: Arrays, parts: Sequence[Arrays], rows: Floats, seen: Sequence[Floats], merged: Arrays
-) -> None:
-    """Merge the settled columns and the array `blend`."""
-
-    def column(arrays: Arrays) -> Arrays:
-        slow = arrays["weights"][1], arrays["hashed"][:, :, 2].astype(np.float64)
-        return expressed(chosen, arrays["moments"], merged["moments"], *slow)
-
-    before, own = column(base), [column(part) for part in parts]
-    learned, total = float(base["counts"][0]), np.zeros(before["weights"].shape)
-    counted = [float(part["counts"][0]) - learned for part in parts]
-    for share, found, more in zip(shares(rows), own, counted, strict=True):
-        if share > 0.0 and more > 0.0:  # the mean of this part's own rows since the base
-            left = kept(learned, more)
-            total += share * (found["weights"] - left * before["weights"]) / (1.0 - left)
-    left = kept(learned, sum(counted))
-    merged["weights"][1] = left * before["weights"] + (1.0 - left) * total
-    first = base["hashed"][:, :, 1].astype(np.float64) ** -4.0  # of an entry: 1 and its squared gradients
-    sums = first * before["hashed"]
-    for found, more_seen in zip(own, seen, strict=True):
-        sums = sums + (first + more_seen) * found["hashed"] - first * before["hashed"]
-    merged["hashed"][:, :, 2] = sums / (first + sum(seen))
-    blend, counts = averaged([part["blend"] for part in parts], rows), slice(COUNTS, COUNTS + chosen.classes)
-    blend[counts] = added(base["blend"][counts], [part["blend"][counts] for part in parts])
-    blend[counts.stop :] = np.log(blend[counts])
-    merged["blend"] = blend
 
 
 def kept(rows: float, more: float) -> float:

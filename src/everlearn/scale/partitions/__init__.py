@@ -6,6 +6,7 @@ The rows of a partition are an ordered log. A barrier is a position in each of t
 rows up to there, and all continue from the merged arrays. So the state at a barrier is a function of the logs, of the
 recorded cursors and of the spec; which learner was faster does not matter, and a killed one starts again from the last
 barrier. `dealing` says which partition a row belongs to, `learner` is one learner in memory, `process` runs one in a
-process, `group` starts these and merges, `shared` holds the arrays that they exchange. How each family is merged is in
-`everlearn.merge.partitions`; where rows come from is the caller's.
+process, and merges and scores there; `shared` holds the arrays that processes exchange, `board` says how far each has
+come, and `group` starts them and keeps what must last. How each family is merged is in `everlearn.merge.partitions`;
+where rows come from, and what scores them, is the caller's.
 """

@@ -1,7 +1,8 @@
-"""The group of learners: it starts a process for each partition, merges at each barrier, and replaces a dead learner.
+"""The group of learners: it starts a process for each partition, replaces a dead one, and says what was reached.
 
-The next step begins as soon as the arrays are merged, so the learners work while the caller uses the results. A learner
-whose process ends is started again at the last barrier, and learns the same rows into the same arrays.
+The processes learn, merge and score among themselves (see `process`). The group reads the board now and then, and takes
+the merged arrays and the scores where it must keep them: at the end of a segment. A learner whose process ends is
+started again at the last barrier, and learns the same rows into the same arrays.
 """
 
 from __future__ import annotations
@@ -10,32 +11,32 @@ import os
 import selectors
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self, cast
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from everlearn import _private
 from everlearn.errors import ConfigError, EverlearnError, InputError, ModelError
 from everlearn.merge import partitions
 from everlearn.model import Model, copied, prefixed, within
-from everlearn.records import Arrays, Batch, Examples, Rejected, Singles
+from everlearn.records import Arrays
+from everlearn.scale.partitions.board import StepRecord
 from everlearn.scale.partitions.dealing import Dealing, checked
-from everlearn.scale.partitions.messages import Done, Failed, PartitionSetup, Step, read_reply, send
-from everlearn.scale.partitions.process import MERGED
-from everlearn.scale.partitions.shared import MEMORY, SharedArrays, scratch
-from everlearn.version.codec import dump, load
+from everlearn.scale.partitions.messages import Done, Failed, PartitionSetup, Segment, read_reply, send
+from everlearn.scale.partitions.process import SharedState
+from everlearn.scale.partitions.shared import MEMORY, scratch
 
-NO_ENTRIES = np.zeros(0, np.int32), np.zeros(0, np.float32)  # of a batch without hashed entries
 TRIES = 3  # deaths of a learner at one step before the group gives up
 KINDS = {kind.__name__: kind for kind in (ConfigError, InputError, ModelError)}  # that a learner reports
 PATIENCE = 10.0  # seconds that a process may take to end after its input has closed
+GLANCE = 0.02  # seconds between two looks at the board
+NANO = 1e-9
+MALLOC = {  # for glibc: keep freed memory, since the next step needs as much
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+}
 
 
 class Position(NamedTuple):
@@ -58,28 +59,27 @@ class Barrier(NamedTuple):
     opening: bool
 
 
-class StretchScores(NamedTuple):
-    """The predictions of all partitions between two barriers, in the order of the stream.
+class Scores(NamedTuple):
+    """The state of the metrics of all partitions together: arrays, and plain values."""
 
-    `examples` are the rows that were predicted, with those dense columns alone that come back. `scores`
-    is float32 (n, outputs).
-    """
-
-    examples: Examples
-    scores: Singles
-    rejected: tuple[Rejected, ...]
+    arrays: Arrays
+    header: Mapping[str, Any]
 
 
-class Reached(NamedTuple):
-    """A barrier that was reached: its record, the merged arrays, those that stay in partitions, and the predictions.
+class Saved(NamedTuple):
+    """The state at a barrier: the merged arrays, those that stay in partition p under "p/", and the scores."""
 
-    `arrays` are those from which all learners have begun again, `local` those of partition p under "p/".
-    """
-
-    barrier: Barrier
+    position: Position
     arrays: Arrays
     local: Arrays
-    scores: StretchScores
+    scores: Scores
+
+
+class Clock(NamedTuple):
+    """The processor seconds of the process of each partition up to a moment, and the seconds of the clock then."""
+
+    cpu: tuple[float, ...]
+    at: float
 
 
 class Member:
@@ -87,13 +87,11 @@ class Member:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self.seconds, self.earlier, self.deaths = 0.0, 0.0, 0
+        self.earlier, self.deaths, self.died_at = 0.0, 0, -1
 
     def start(self, setup: PartitionSetup) -> None:
         """Start the process."""
-        self.earlier += self.seconds
-        self.seconds = 0.0
-        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        environment = {**MALLOC, **os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, setup.path))
         command = [sys.executable, "-m", "everlearn.scale.partitions.process"]
         self.process = subprocess.Popen(
@@ -129,36 +127,38 @@ class Member:
 class Group:
     """The learners of all partitions. Use it as a context: at its end no process is left.
 
-    `rows` names the function that opens the rows of a partition (see `messages.PartitionSetup`), with `source`. The
-    group begins at `position` with the arrays of `model`, and the `local` arrays of the partitions. The dense columns
-    `returned`, from the first to before the second, come back with the predictions.
+    `rows` names the function that opens the rows of a partition (see `messages.PartitionSetup`), with `source`, and
+    `scorer` the one that makes what scores, with `scoring`. The group begins with the arrays of `model`, or at a state
+    that was `saved`. It keeps the state each `keep` rows, at the first barrier there; with 0, at the end alone.
     """
 
     def __init__(
         self,
         model: Model,
         dealing: Dealing,
-        rows: str,
-        source: Mapping[str, Any],
-        position: Position | None = None,
-        local: Arrays | None = None,
-        returned: tuple[int, int] = (0, 0),
+        rows: tuple[str, Mapping[str, Any]],
+        scorer: tuple[str, Mapping[str, Any]],
+        saved: Saved | None = None,
+        keep: int = 0,
     ) -> None:
-        self.dealing = checked(dealing)
+        self.dealing, self._keep = checked(dealing), keep
         self._rules = partitions.rules(model.spec)
         self._rules.own(model, 0, 1)
-        self._spec, self._base = dict(model.spec), copied(model.arrays)
-        self._at, self._local = position or Position(), dict(local or {})
+        self._spec = dict(model.spec)
+        self._position = Position() if saved is None else saved.position
+        self._seen, self._seen_at = self._position.number, self._position.at  # the last barrier that was yielded
         self._members = [Member() for _ in range(dealing.count)]
         self._undo = ExitStack()
         folder = self._undo.enter_context(scratch(MEMORY))
         self._setup = PartitionSetup(
-            spec=self._spec, dealing=dealing, partition=0, rows=rows, source=dict(source), folder=str(folder),
-            path=sys.path, returned=returned,
+            spec=self._spec, dealing=dealing, partition=0, rows=rows[0], source=dict(rows[1]), scorer=scorer[0],
+            scoring=dict(scorer[1]), folder=str(folder), path=sys.path,
         )  # fmt: skip
-        self._merged = SharedArrays(folder / MERGED, self._base)
-        self._parts = [SharedArrays(folder / f"part-{index}", self._base) for index in range(dealing.count)]
-        self.merging, self.restarts = 0.0, 0  # CPU seconds of merging; learners that were started again
+        self._shared = SharedState(folder, model.arrays, dealing.count)
+        self._undo.callback(self._shared.board.close)
+        self._fill(model.arrays, saved)
+        self.restarts = 0  # learners that were started again
+        self.opened, self.ended = Clock((0.0,) * dealing.count, 0.0), Clock((0.0,) * dealing.count, 0.0)
 
     def __enter__(self) -> Self:
         return self
@@ -179,147 +179,122 @@ class Group:
         """The processes of the partitions, in order."""
         return [member.process.pid for member in self._members if member.process is not None]
 
-    @property
-    def seconds(self) -> list[float]:
-        """The CPU seconds of each partition so far."""
-        return [member.earlier + member.seconds for member in self._members]
+    def run(self) -> Iterator[Barrier | Saved]:
+        """Learn the stream from here to its end; yield each barrier, and the state where it is kept.
 
-    def run(self) -> Iterator[Reached]:
-        """Learn the stream from here to its end; yield each barrier after the next step has begun.
-
-        Raises the errors of the learners, and `EverlearnError` where one dies again and again at the same step.
+        A barrier comes some time after it was reached; the state at a barrier comes after that and before the next.
+        `opened` and `ended` are the costs at the first barrier and at the end. Raises the errors of the learners, and
+        `EverlearnError` where one dies again and again at the same step.
         """
-        self._merged.write(self._base)
         for index in range(len(self._members)):
             self._start(index)
-        step = self._begin(self._at)
+        segment = self._begin()
         while True:
-            done = self._collect(step)
-            began = time.process_time()
-            barrier = self._barrier(step, done)
-            if barrier.at <= self._at.at:
+            done: dict[int, Done] = {}
+            while len(done) < len(self._members):
+                self._collect(segment, done)
+                yield from self._barriers()
+            last = done[0]
+            cpu = tuple(self._members[index].earlier + done[index].cpu * NANO for index in sorted(done))
+            self.ended = Clock(cpu, max(one.at for one in done.values()) * NANO)
+            if last.number == segment.number:
                 return  # there was no row left
-            self._merge(barrier)
-            more = any(one.more for one in done)
-            following = self._begin(Position(barrier.number, barrier.at)) if more else None
-            self.merging += time.process_time() - began
-            yield Reached(barrier, self._base, self._local, _scores(done))
-            if following is None:
+            saved = self._saved(Position(last.number, self._seen_at))
+            self._position = saved.position
+            if not last.ended:
+                segment = self._begin()
+            yield saved
+            if last.ended:
                 return
-            step = following
+
+    def _fill(self, arrays: Arrays, saved: Saved | None) -> None:
+        """Write the state from which the processes begin."""
+        shared, number = self._shared, self._position.number
+        shared.board.begin(number)
+        shared.merged(number).write(arrays)
+        for index in range(len(self._members)):
+            own = {} if saved is None else within(saved.local, f"{index}/")
+            for name, view in shared.part(index, number).views.items():
+                if self._rules.local(self._spec, name):
+                    view[...] = own.get(name, arrays[name])
+            scores = Scores({}, {}) if saved is None else saved.scores
+            shared.scores[index][0].write(number, scores.arrays, scores.header or None)
 
     def _start(self, index: int) -> None:
-        """Start the process of a partition at the last barrier."""
-        own, path = within(self._local, f"{index}/"), ""
-        if own:
-            path = str(Path(self._setup.folder) / f"local-{index}")
-            _private.write(Path(path), dump(own, {}))
-        self._members[index].start(
-            msgspec.structs.replace(self._setup, partition=index, after=self._at.at, local=path)
-        )  # fmt: skip
+        self._members[index].start(msgspec.structs.replace(self._setup, partition=index))
 
-    def _begin(self, position: Position) -> Step:
-        """Send the next step to all learners."""
-        self._at = position
-        upto = self.dealing.next_barrier(position.at)
-        step = Step(position.number + 1, upto, position.at < self.dealing.opening)
+    def _begin(self) -> Segment:
+        """Send the next segment to all learners."""
+        number, at = self._position
+        segment = Segment(number=number, at=at, until=at + self._keep if self._keep else 0)
         for member in self._members:
             with suppress(BrokenPipeError):  # noticed at the answer
-                send(member.input, step)
-        return step
+                send(member.input, segment)
+        return segment
 
-    def _collect(self, step: Step) -> list[Done]:
-        """Wait until all partitions have learned a step; start each again whose process ends before."""
-        done: dict[int, Done] = {}
-        while len(done) < len(self._members):
-            with selectors.DefaultSelector() as waiting:
-                for index, member in enumerate(self._members):
-                    if index not in done:
-                        waiting.register(member.answers, selectors.EVENT_READ, index)
-                ready = [key.data for key, _ in waiting.select()]
-            for index in ready:
-                member = self._members[index]
-                line = member.answers.readline()
-                if not line.endswith(b"\n"):
-                    self._replace(index, step)
-                    continue
-                reply = read_reply(line)
-                if isinstance(reply, Failed):
-                    kind = KINDS.get(reply.kind, EverlearnError)
-                    raise kind(reply.message)
-                member.seconds, done[index] = reply.seconds, reply
-        for member in self._members:
-            self.restarts += member.deaths
-            member.deaths = 0
-        return [done[index] for index in range(len(self._members))]
+    def _collect(self, segment: Segment, done: dict[int, Done]) -> None:
+        """Wait a moment for answers to a segment; start each learner again whose process has ended."""
+        with selectors.DefaultSelector() as waiting:
+            for index, member in enumerate(self._members):
+                if index not in done:
+                    waiting.register(member.answers, selectors.EVENT_READ, index)
+            ready = [key.data for key, _ in waiting.select(GLANCE)]
+        for index in ready:
+            line = self._members[index].answers.readline()
+            if not line.endswith(b"\n"):
+                self._replace(index, segment)
+                continue
+            reply = read_reply(line)
+            if isinstance(reply, Failed):
+                kind = KINDS.get(reply.kind, EverlearnError)
+                raise kind(reply.message)
+            done[index] = reply
 
-    def _replace(self, index: int, step: Step) -> None:
-        """Start a learner again whose process has ended, and send it the step."""
-        member = self._members[index]
+    def _barriers(self) -> Iterator[Barrier]:
+        """Yield the barriers that all partitions have reached and that were not yielded."""
+        while min(self._shared.board.reached()) > self._seen:
+            records = self._shared.board.records(self._seen + 1)
+            at, before = max(one.last for one in records), self._seen_at
+            if at <= before:
+                return  # there was no row left
+            self._seen, self._seen_at = self._seen + 1, at
+            if not self.opened.at:
+                self.opened = self._clock(records)
+            cursors, rows = tuple(one.cursor for one in records), tuple(one.rows for one in records)
+            yield Barrier(self._seen, at, cursors, rows, before < self.dealing.opening)
+
+    def _clock(self, records: Sequence[StepRecord]) -> Clock:
+        cpu = tuple(own.earlier + one.cpu * NANO for own, one in zip(self._members, records, strict=True))
+        return Clock(cpu, max(one.at for one in records) * NANO)
+
+    def _saved(self, position: Position) -> Saved:
+        """Return a copy of the state at a barrier, while all learners wait there."""
+        shared, local, arrays, header = self._shared, dict[str, Any](), dict[str, Any](), dict[str, Any]()
+        for index in range(len(self._members)):
+            own = shared.part(index, position.number).views
+            staying = {name: array for name, array in own.items() if self._rules.local(self._spec, name)}
+            local |= prefixed(f"{index}/", copied(staying))
+            scored, values = shared.scored(index).read()
+            arrays |= copied(scored)
+            header |= values or {}
+        return Saved(position, copied(shared.merged(position.number).views), local, Scores(arrays, header))
+
+    def _replace(self, index: int, segment: Segment) -> None:
+        """Start a learner again whose process has ended, and send it the segment."""
+        member, reached = self._members[index], self._shared.board.reached()[index]
         code = cast("subprocess.Popen[bytes]", member.process).wait()
-        member.deaths += 1
+        self.restarts += 1
+        member.deaths = member.deaths + 1 if member.died_at == reached else 1
+        member.died_at = reached
         if member.deaths >= TRIES:
             raise EverlearnError(
                 f"partition {index}: its process ended {TRIES} times with status {code} while it learned the rows "
-                f"after {self._at.at}; nothing of them was merged. Look at its output above, and at the memory of this "
-                "machine, then run it again"
+                f"after {self._seen_at}; nothing of them was merged. Look at its output above, and at the memory of "
+                "this machine, then run it again"
             )
+        if reached > self._position.number:
+            member.earlier += self._shared.board.record(index, reached).cpu * NANO
         member.stop()
         self._start(index)
         with suppress(BrokenPipeError):
-            send(member.input, step)
-
-    def _barrier(self, step: Step, done: Sequence[Done]) -> Barrier:
-        at = max(one.last for one in done)
-        rows = tuple(one.rows for one in done)
-        return Barrier(step.number, at, tuple(one.cursor for one in done), rows, step.opening)
-
-    def _merge(self, barrier: Barrier) -> None:
-        """Merge the arrays of all partitions, in order, and hand the result to all."""
-        views = [part.views for part in self._parts]
-        if barrier.opening:
-            self._base = copied(views[0])
-        else:
-            self._base = partitions.merged(self._spec, self._base, views, barrier.rows)
-        self._merged.write(self._base)
-        self._local = {}
-        for index, own in enumerate(views):
-            staying = {name: array for name, array in own.items() if self._rules.local(self._spec, name)}
-            self._local |= prefixed(f"{index}/", copied(staying))
-
-
-def _scores(done: Sequence[Done]) -> StretchScores:
-    """Return the predictions that the partitions wrote, in the order of the stream; their files are removed."""
-    found: list[Arrays] = []
-    rejected: list[Rejected] = []
-    for one in done:
-        if one.result:
-            path = Path(one.result)
-            arrays, header = load(path.read_bytes(), path)
-            path.unlink()
-            rejected += msgspec.convert(header["rejected"], list[Rejected])
-            if len(arrays.get("y", ())):
-                found.append(arrays)
-    rejected.sort(key=lambda row: row.at)
-    if not found:
-        nothing = Batch(np.zeros((0, 0), np.float32), np.zeros(1, np.int64), *NO_ENTRIES)
-        none = Examples(nothing, np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        return StretchScores(none, np.zeros((0, 0), np.float32), tuple(rejected))
-    whole = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
-    if (np.diff(whole["position"]) < 0).any():
-        order = np.argsort(whole["position"], kind="stable")
-        whole = {name: array[order] for name, array in whole.items()}
-    batch = Batch(whole["dense"], np.zeros(len(whole["y"]) + 1, np.int64), *NO_ENTRIES)
-    segment = bytes_of(whole["segment"]) if "segment" in whole else None
-    examples = Examples(batch, whole["y"], whole["weight"], whole["position"], segment)
-    return StretchScores(examples, whole["scores"], tuple(rejected))
-
-
-def bytes_of(numbers: NDArray[np.uint8]) -> NDArray[np.bytes_]:
-    """Return rows of bytes, uint8 (n, width), as n names.
-
-    >>> bytes_of(np.array([[78, 76, 0]], np.uint8)).tolist()
-    [b'NL']
-    """
-    whole = np.ascontiguousarray(numbers)
-    return whole.view(f"S{whole.shape[1]}").reshape(len(whole))
+            send(member.input, segment)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,33 @@ class DealtRows(NamedTuple):
     examples: Examples
     rejected: tuple[Rejected, ...]
     last: int
+
+
+class Scorer(Protocol):
+    """What scores predictions in the process of a partition: the part of the metrics that this partition keeps.
+
+    All rows come in the order of the stream, those of other partitions too, so order may matter.
+    """
+
+    def warm(self) -> None:
+        """Load what scoring needs, before the first row."""
+
+    def add(self, examples: Examples, scores: Singles, rejected: Sequence[Rejected]) -> None:
+        """Add rows with their predictions; `examples` have those dense columns alone that are `returned`."""
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """Return what must survive the death of the process: arrays and plain values."""
+
+    def load(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
+        """Restore the result of `state`, or of those of all partitions together."""
+
+    @property
+    def returned(self) -> tuple[int, int]:
+        """The dense columns that scoring needs, from the first to before the second."""
+
+    @property
+    def first(self) -> int:
+        """The position of the first row that is scored."""
 
 
 class PartitionRows:
@@ -75,14 +102,21 @@ class PartitionLearner:
         In the opening the model trains all that it has, afterwards what its partition owns.
         """
         kept = self.local() if local is None else local
-        self.model.arrays = copied(arrays) | copied(kept)
+        self.adopt(copied(arrays) | copied(kept), opening=opening)
+
+    def adopt(self, arrays: Arrays, *, opening: bool = False) -> None:
+        """Begin as `begin` does, at arrays that this learner may change."""
+        self.model.arrays = arrays
         self._rules.own(self.model, *((0, 1) if opening else (self._partition, self._count)))
         self.rows = 0
 
     def local(self) -> Arrays:
         """Return the arrays that stay with this partition."""
-        spec, arrays = self.model.spec, self.model.arrays
-        return {name: array for name, array in arrays.items() if self._rules.local(spec, name)}
+        return self.local_of(self.model.arrays)
+
+    def local_of(self, arrays: Arrays) -> Arrays:
+        """Return those of some arrays that stay with a partition."""
+        return {name: array for name, array in arrays.items() if self._rules.local(self.model.spec, name)}
 
     def learn(self, examples: Examples) -> Singles:
         """Predict and then learn each row, in order; return the predictions."""

@@ -14,9 +14,9 @@ class PartitionSetup(Struct, frozen=True, kw_only=True):
     """What the process of one partition starts with.
 
     `rows` names the function "module:function" that opens its rows, with `source`; it takes the source, the dealing,
-    the partition, and the position after which to begin. `folder` holds the arrays that are exchanged. `path` is the
-    list of folders in which modules are found. After a restart the process takes its local arrays from `local`. The
-    dense columns `returned`, from the first to before the second, come back with the predictions.
+    the partition, and the position after which to begin. `scorer` names the function that makes its `learner.Scorer`;
+    it takes `scoring`, the partition, and the number of partitions. `folder` holds the files of all processes. `path`
+    is the list of folders in which modules are found.
     """
 
     spec: dict[str, Any]
@@ -24,36 +24,33 @@ class PartitionSetup(Struct, frozen=True, kw_only=True):
     partition: int
     rows: str
     source: dict[str, Any]
+    scorer: str
+    scoring: dict[str, Any]
     folder: str
-    after: int = 0
     path: list[str] = []
-    local: str = ""
-    returned: tuple[int, int] = (0, 0)
 
 
-class Step(Struct, frozen=True, tag="step"):
-    """Take the merged arrays, then learn the rows up to a position; `number` counts the barriers from 1."""
+class Segment(Struct, frozen=True, kw_only=True, tag="segment"):
+    """Learn from barrier `number`, at position `at`, to the first barrier at `until` or after it, or to the last row.
 
-    number: int
-    upto: int
-    opening: bool
-
-
-class Done(Struct, frozen=True, tag="done", kw_only=True):
-    """The rows of a step are learned, and the arrays are in the shared file.
-
-    `cursor` is the position of the partition's last row, and `last` the position of the stream that was reached. `more`
-    is False if there are no rows after it. `result` names the file of the predictions, `seconds` is the CPU time of the
-    process so far.
+    With 0, `until` is the last row.
     """
 
     number: int
-    rows: int
-    cursor: int
-    last: int
-    more: bool
-    result: str
-    seconds: float
+    at: int
+    until: int
+
+
+class Done(Struct, frozen=True, tag="done", kw_only=True):
+    """A segment is learned up to barrier `number`, and its rows are scored; `ended` if there are no rows after it.
+
+    `cpu` are the nanoseconds of processor time of the process so far, `at` those of the monotonic clock.
+    """
+
+    number: int
+    ended: bool
+    cpu: int
+    at: int
 
 
 class Failed(Struct, frozen=True, tag="failed"):

@@ -1,12 +1,14 @@
-"""Arrays in a file that several processes map, and the folder for such files.
+"""Arrays in files that several processes map, and the folder for such files.
 
-Names, shapes and dtypes are those of one model. Each process builds the same model, so each knows the layout. Nothing
-here waits: messages decide when a process may write (see `group`).
+`SharedArrays` have the names, shapes and dtypes of one model: each process builds the same model, so each knows the
+layout. `SharedColumns` describe themselves, and change shapes with each write. Nothing here waits: the board decides
+when a process may write (see `board`).
 """
 
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import shutil
@@ -14,14 +16,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from everlearn import _private
 from everlearn.records import Arrays
 
 MEMORY = Path("/dev/shm")  # where files stay in memory, if the system has it
-_ALIGNED = 64  # bytes
+_ALIGNED, _FRONT = 64, 16  # bytes; in front are the number, plus 1, and the length of the description
+_POPULATE = getattr(mmap, "MAP_POPULATE", 0)  # Linux maps all pages at once
 _PREFIX, _LOCK = "everlearn-partitions-", "lock"
 
 
@@ -68,6 +73,88 @@ class SharedArrays:
         }
 
     def write(self, arrays: Arrays) -> None:
-        """Copy arrays of the same names into the file."""
+        """Copy arrays of the same names into the file, but those that are its views."""
         for name, view in self.views.items():
-            np.copyto(view, arrays[name], casting="no")
+            if arrays[name] is not view:
+                np.copyto(view, arrays[name], casting="no")
+
+
+class SharedColumns:
+    """Arrays of any shape in a file that one process writes and others map, with a number and plain values.
+
+    The file grows with what is written. Who reads must know that the writer has finished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Use the file at `path`, and create it if there is none."""
+        self._path, self._map = path, b""
+        if not path.exists():
+            _private.write(path, bytes(_FRONT))
+
+    @property
+    def number(self) -> int:
+        """The number of the last write that was finished, or -1 if there is none."""
+        return int.from_bytes(self._mapped(_FRONT)[:8], "little") - 1
+
+    def write(self, number: int, arrays: Arrays, header: Any = None) -> None:
+        """Write arrays, and a header of plain values, as `number`. While this works, the number is -1."""
+        front, end = _described(arrays, header)
+        view = memoryview(self._mapped(end))
+        view[:8] = bytes(8)
+        view[8:_FRONT] = len(front).to_bytes(8, "little")
+        view[_FRONT : _FRONT + len(front)] = front
+        offset = -(-(_FRONT + len(front)) // _ALIGNED) * _ALIGNED
+        for array in arrays.values():
+            whole = np.ascontiguousarray(array)
+            np.frombuffer(view, np.uint8, whole.nbytes, offset)[:] = whole.reshape(-1).view(np.uint8)
+            offset += -(-whole.nbytes // _ALIGNED) * _ALIGNED
+        view[:8] = (number + 1).to_bytes(8, "little")
+
+    def read(self) -> tuple[Arrays, Any]:
+        """Return views of the arrays, which the next write changes, and the header."""
+        return _columns(self._mapped(self._path.stat().st_size))
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        """Return the file in memory, at least `size` bytes of it; a file that is too short grows by half."""
+        if len(self._map) < size:
+            with self._path.open("r+b") as file:
+                length = os.fstat(file.fileno()).st_size
+                if length < size:
+                    length = max(size, length + length // 2)
+                    os.truncate(file.fileno(), length)
+                self._map = mmap.mmap(file.fileno(), length)
+        return self._map
+
+
+def write_columns(path: Path, arrays: Arrays, header: Any = None) -> None:
+    """Write arrays and a header of plain values to a new file."""
+    SharedColumns(path).write(0, arrays, header)
+
+
+def read_columns(path: Path) -> tuple[Arrays, Any]:
+    """Return views of the arrays in a file, which must not be changed, and the header.
+
+    The views are writable all the same: kernels are compiled once more for arrays that are not.
+    """
+    with path.open("r+b") as file:
+        return _columns(mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED | _POPULATE))
+
+
+def _described(arrays: Arrays, header: Any) -> tuple[bytes, int]:
+    """Return the text that describes arrays, and the length of a file with them."""
+    known = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+    text = msgspec.json.encode((known, header))
+    end = -(-(_FRONT + len(text)) // _ALIGNED) * _ALIGNED
+    return text, end + sum(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays.values())
+
+
+def _columns(data: mmap.mmap) -> tuple[Arrays, Any]:
+    """Return views of the arrays in a mapped file, and the header."""
+    length = int.from_bytes(data[8:_FRONT], "little")
+    known, header = msgspec.json.decode(data[_FRONT : _FRONT + length]) if length else ([], None)
+    offset, found = -(-(_FRONT + length) // _ALIGNED) * _ALIGNED, {}
+    for name, dtype, shape in known:
+        kind, size = np.dtype(dtype), math.prod(shape)
+        found[name] = np.frombuffer(data, kind, size, offset).reshape(shape) if size else np.zeros(shape, kind)
+        offset += -(-size * kind.itemsize // _ALIGNED) * _ALIGNED
+    return found, header
