@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everlearn.events import Log, connect, log_of, url_of
+from everlearn.events import Log, connect, log_of, rests, url_of
 from everlearn.spec import LogSpec
 from tests.support.database import cluster, mock_kafka, nats, server, stream, tansu, topic_on, url
 
@@ -27,7 +27,10 @@ def log(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         case "encrypted":
             pytest.importorskip("cryptography", reason="needs everlearn[keys]")
             opened = log_of(tmp_path, LogSpec(encrypt=True))
-        case _:
+        case kind:
             opened = connect(str(tmp_path / "log.db"))
+            if kind == "economical":
+                assert rests(opened)
+                opened.economize()
     yield opened
     opened.close()

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -394,22 +395,80 @@ def test_a_damaged_event_is_named(tmp_path: Path) -> None:
             log.read()
 
 
-def test_a_resting_log_holds_no_file_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    def held() -> list[str]:
-        found = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
-        return [name for name in found if str(tmp_path) in name]
+def held(folder: Path) -> list[str]:
+    """Return the names of the files in a folder that this process has open."""
+    found = [entry.readlink() for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
+    return sorted(path.name for path in found if folder in path.parents)
 
+
+def test_a_resting_log_holds_no_file_and_goes_on_where_it_was(tmp_path: Path) -> None:
     with SqliteLog(tmp_path / "log.sqlite") as log:
         log.append([example("a")])
         log.rest()
         log.rest()
-        assert held() == []
+        assert held(tmp_path) == []
         assert [event.payload for event in log.read()] == [example("a")]
         assert log.append([example("b"), example("a")]) == [2, 1]
-        assert held()
+        assert held(tmp_path)
         log.rest()
     with pytest.raises(LogError, match="is closed"):
         log.end()
+
+
+def test_an_economical_log_has_one_connection_also_after_a_rest(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log.sqlite") as log:
+        log.append([example("a")])
+        log.economize()
+        log.economize()
+        log.rest()  # SQLite keeps the descriptors of closed connections until the last one of the file closes
+        for _ in range(2):
+            assert [event.payload for event in log.read()] == [example("a")]
+            assert held(tmp_path) == ["log.sqlite", "log.sqlite-shm", "log.sqlite-wal"]
+            log.rest()
+            assert held(tmp_path) == []
+
+
+def test_an_economical_log_reads_while_another_process_writes(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log.sqlite") as log:
+        log.economize()
+        log.append([example("a")])
+        other = sqlite3.connect(tmp_path / "log.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert log.try_write(encoded(example("b"))) is None
+        assert [event.payload for event in log.read()] == [example("a")]
+        other.close()
+        many = [example(str(number)) for number in range(500)]  # more than the cache has room for
+        assert log.append(many) == [*range(2, 502)]
+        assert [event.payload for event in log.read(after=1)] == many
+        assert log.verify().ok
+        assert log.end() == 501
+
+
+def test_a_new_log_takes_its_place_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def linked(source: Path, target: Path) -> None:
+        with closing(sqlite3.connect(source)) as draft:
+            assert draft.execute("PRAGMA user_version").fetchone() == (file.FORMAT,)
+        seen.append(Path(target).exists())
+        link(source, target)
+
+    seen: list[bool] = []
+    link = os.link
+    monkeypatch.setattr(os, "link", linked)
+    with SqliteLog(tmp_path / "log.sqlite") as log:
+        log.append([example("a")])
+        assert seen == [False]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["log.sqlite", "log.sqlite-shm", "log.sqlite-wal"]
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_a_new_log_needs_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise PermissionError(1, "this file system has no links")
+
+    monkeypatch.setattr(os, "link", refused)
+    with SqliteLog(tmp_path / "log.sqlite") as log:
+        assert log.append([example("a")]) == [1]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["log.sqlite", "log.sqlite-shm", "log.sqlite-wal"]
 
 
 def test_a_second_log_of_one_process_keeps_the_locks_of_the_first(tmp_path: Path) -> None:

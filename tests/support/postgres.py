@@ -91,5 +91,6 @@ class Server:
 
 
 _SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mock", "tansu", *CLUSTER)]
-every_log = pytest.mark.parametrize("log", ["sqlite", "postgresql", "nats", "encrypted", *_SLOW], indirect=True)
+_QUICK = ("sqlite", "economical", "postgresql", "nats", "encrypted")
+every_log = pytest.mark.parametrize("log", [*_QUICK, *_SLOW], indirect=True)
 """Runs a test against each place that can hold a log."""

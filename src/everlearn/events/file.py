@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from contextlib import suppress
+import threading
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -15,6 +17,14 @@ from everlearn.events.rows import IS_RARE
 Durability = Literal["process", "power"]
 
 PATIENCE = 30.0  # seconds that a writer waits for a writer of another process
+_STATEMENTS = 128, 8  # that stay prepared, in a large connection and in a small one
+_SMALL = (
+    # Pages that are kept; the operating system has the others. SQLite allocates up to 20 pages at once when it reads
+    # the first page into an empty cache, as it has just done: emptying the cache frees them.
+    "PRAGMA cache_size = 4",
+    "PRAGMA shrink_memory",
+    "PRAGMA cache_spill = 0",  # a longer transaction keeps its pages until it ends
+)
 
 _APPLICATION = 0x45564C4E  # "EVLN": marks the file, so that no other program's database is touched
 FORMAT = 2  # format 1 had neither seals nor erased events
@@ -76,31 +86,66 @@ def reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def writer(path: Path, durability: Durability, tidy: bool) -> sqlite3.Connection:
-    """Open a connection that writes, and create the tables in a new file.
+def writer(path: Path, durability: Durability, tidy: bool, small: bool = False) -> sqlite3.Connection:
+    """Open a connection that writes, and create the tables in a new file. A `small` one keeps little in memory.
 
     Raises `LogError` for the database of another program, or of a newer format.
     """
-    with suppress(OSError):  # which SQLite reports as well; the files beside it get the rights of this one
+    with suppress(OSError, sqlite3.Error):  # which are reported below as well
+        _create(path)
+    with suppress(OSError):  # the files beside it get the rights of this one
         _private.touch(path)
-    connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path, PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS[small]
+    )
     try:
         if _is_blank(connection):
             connection.execute("BEGIN IMMEDIATE")
             if _is_blank(connection):  # no other process created it in the meantime
-                for statement in _SCHEMA:
-                    connection.execute(statement)
+                _lay_out(connection)
             connection.execute("COMMIT")
         _check_format(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-        connection.execute("PRAGMA cache_size = -16000")  # 16 MB hold the upper levels of the index of keys
+        for setting in _SMALL if small else ("PRAGMA cache_size = -16000",):  # 16 MB hold the top of the index of keys
+            connection.execute(setting)
         connection.execute(f"PRAGMA wal_autocheckpoint = {4000 if tidy else 0}")  # pages, 16 MB
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _create(path: Path) -> None:
+    """Make the file of a new log with one sync of the disk, unless there is a file at the path.
+
+    SQLite itself would sync eight times: for the tables, and for the switch to a write-ahead log. The file is made
+    under another name instead, and takes its place once it is whole. Raises OSError or sqlite3.Error.
+    """
+    if os.path.lexists(path):
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.unfinished")
+    try:
+        _private.write(draft, b"")
+        with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = MEMORY")
+            connection.execute("BEGIN")
+            _lay_out(connection)
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA journal_mode = WAL")
+        with draft.open("rb") as whole:
+            os.fsync(whole.fileno())
+        with suppress(FileExistsError):  # another process created it in the meantime
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _lay_out(connection: sqlite3.Connection) -> None:
+    for statement in _SCHEMA:
+        connection.execute(statement)
 
 
 def _check_format(connection: sqlite3.Connection, path: Path) -> None:

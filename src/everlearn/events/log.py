@@ -233,6 +233,10 @@ class RestingLog(Log, Protocol):
         """Close the connections until the next call opens them again."""
         ...
 
+    def economize(self) -> None:
+        """Hold as little memory as possible from now on, where reading may wait for writing."""
+        ...
+
 
 def rests(log: Log) -> TypeGuard[RestingLog]:
     """Return True for a log that can give up its connections."""

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from time import time as now
@@ -23,6 +23,7 @@ from everlearn.records import Erased, Event, Payload
 
 _INSERT = "INSERT INTO events (time, kind, key, payload) VALUES (?, ?, ?, ?)"
 _MOST = 32  # rows of one statement: each number of rows has its statement, which stays prepared
+_FEW = 4  # the same, for a connection that holds little memory: a prepared statement takes .7 kB for each row
 _INSERTS = [_INSERT + ", (?, ?, ?, ?)" * more for more in range(_MOST)]
 _LONG = 8000  # pages of the write-ahead log from which it is restarted, 32 MB
 _MOMENT = 0.03  # seconds that a restart waits for other connections, and they for it
@@ -60,6 +61,7 @@ class SqliteLog:
         self._opened = durability, tidy
         self._patience = file.PATIENCE  # seconds that the writer waits for other processes
         self._resting = True
+        self._small = False  # one connection writes and reads
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._counted: dict[str, tuple[int, int]] = {}  # kind: number of events, up to which position
@@ -267,12 +269,13 @@ class SqliteLog:
             return self._write_unknown(rows)
         if not rows:
             return [], 0
-        if len(rows) <= _MOST:  # a single statement is a transaction, at half the cost of three
+        most = _FEW if self._small else _MOST
+        if len(rows) <= most:  # a single statement is a transaction, at half the cost of three
             end = self._insert(rows)
         else:
             self._writer.execute("BEGIN IMMEDIATE")
-            for start in range(0, len(rows), _MOST):
-                end = self._insert(rows[start : start + _MOST])
+            for start in range(0, len(rows), most):
+                end = self._insert(rows[start : start + most])
             self._writer.execute("COMMIT")
         return list(range(end - len(rows) + 1, end + 1)), end - len(rows)
 
@@ -383,6 +386,7 @@ class SqliteLog:
         self._check_usable()
         with self._reading:
             try:
+                self._wait_reading()
                 self._reader.execute("BEGIN")  # one state of the log, even if events are appended meanwhile
                 return seals.verify(self._reader.execute)
             except sqlite3.Error as error:
@@ -395,9 +399,14 @@ class SqliteLog:
         self._check_usable()
         with self._reading:
             try:
+                self._wait_reading()
                 return self._reader.execute(query, tuple(values)).fetchall()
             except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
                 self._explain(error, "could not be read")
+
+    def _wait_reading(self) -> None:
+        if self._small:  # the connection may wait for another writer as briefly as `try_put` does
+            self._wait(file.PATIENCE)
 
     def _one(self, query: str, values: Iterable[Any]) -> Event | None:
         events = self._events(self._rows(query, values))
@@ -408,11 +417,17 @@ class SqliteLog:
 
     # ---- opening and closing -----------------------------------------------------------------------------------
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out all other threads."""
+        with self._writing, nullcontext() if self._small else self._reading:
+            yield
+
     def _connect(self) -> None:
         """Open both connections. Raises `LogError` for a file that cannot be used."""
         try:
-            self._writer = file.writer(self.path, *self._opened)
-            self._reader = file.reader(self.path)
+            self._writer = file.writer(self.path, *self._opened, small=self._small)
+            self._reader = self._writer if self._small else file.reader(self.path)
         except sqlite3.Error as error:
             self._explain(error, "could not be opened")
         self._patience = file.PATIENCE
@@ -428,15 +443,29 @@ class SqliteLog:
 
         Call it only while no other thread uses the log.
         """
-        with self._writing, self._reading:
+        with self._alone():
             if self._open and not self._resting:
                 self._resting = True
                 self._reader.close()
                 self._writer.close()
 
+    def economize(self) -> None:
+        """Write and read by one connection with a small cache from now on: a quarter of the memory.
+
+        Reading then waits while another thread writes. Call it before other threads use the log.
+        """
+        self._check_usable()
+        with self._alone():
+            if not self._small:
+                larger, self._small = (self._reader, self._writer), True
+                self._connect()  # before the others close, so that none of them is the last one of the file
+                for connection in larger:
+                    connection.close()
+                self._reading = self._writing
+
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
-        with self._writing, self._reading:
+        with self._alone():
             if self._open:
                 self._open = False
                 self._reader.close()
@@ -461,7 +490,7 @@ class SqliteLog:
                 "open it again in each process"
             )
         if self._resting:
-            with self._writing, self._reading:
+            with self._alone():
                 if self._resting:
                     self.check_place()
                     self._connect()

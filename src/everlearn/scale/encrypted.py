@@ -372,6 +372,11 @@ class EncryptedLog:
             self._log.rest()
             self._keys.rest()
 
+    def economize(self) -> None:
+        """Hold as little memory as possible from now on, where the log below can."""
+        if rests(self._log):
+            self._log.economize()
+
     def close(self) -> None:
         """Close the log and the keys; closing twice is allowed."""
         self._log.close()

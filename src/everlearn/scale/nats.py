@@ -27,28 +27,24 @@ from everlearn.scale.broker import Message
 try:
     import nats
     from nats.aio.client import Client
-    from nats.errors import AuthorizationError, ConnectionClosedError, MaxPayloadError
     from nats.errors import Error as NatsError
     from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-    from nats.js.errors import APIError, NotFoundError
+    from nats.js.errors import NotFoundError
+
+    from everlearn.scale.nats_publications import AGAIN, PATIENCE, PAUSE, Publications, passes
 except ImportError as missing:
     raise ConfigError("a log in NATS needs nats-py; pip install 'everlearn[nats]'") from missing
 
 log = logging.getLogger("everlearn.nats")
 
-PATIENCE = 30.0  # seconds until a message must be acknowledged, or an answer read
 WINDOW = 120.0  # seconds for which the stream remembers ids; longer than PATIENCE
-IN_FLIGHT = 256  # messages of one call that wait for their acknowledgement at a time
 READ_BYTES = 8 << 20  # of one answer
-_AGAIN = 1.0  # seconds until a request is sent again that has no answer
-_PAUSE = 0.05  # seconds until a request is sent again that was refused
 _FRONT = 1024  # bytes of a message that are not body: its subject and headers
 _CONNECT, _RECONNECT = 10.0, 0.1  # seconds to connect at first, and between two attempts later
 _URL = re.compile(
     r"nats://(?:(?P<login>[^/@]+)@)?(?P<hosts>[^/@,?]+(?:,[^/@,?]+)*)/(?P<stream>[A-Za-z0-9_-]{1,100})(?:\?(?P<query>.*))?"
 )
 _REPLICAS = ("1", "3", "5")
-_FULL, _BUSY = 10077, (10158, 10201)  # numbers of errors: a full stream, and a message that is being stored already
 _OLDEST = (2, 11)  # the first release that reads several messages in one request
 
 Found = TypeVar("Found")
@@ -97,6 +93,7 @@ class NatsBroker:
         try:
             self._check_release()
             self._context = self._client.jetstream(timeout=PATIENCE)
+            self._publications = Publications(self._client, self._stream, self._subject)
             self._run(self._created(replicas), "could not be opened")
             self.most_bytes = self._client.max_payload - _FRONT
         except BaseException:
@@ -130,29 +127,14 @@ class NatsBroker:
                 await self._context.add_stream(config)
 
         await self._again(create)
+        await self._publications.listen()
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
     def publish(self, messages: Sequence[Message]) -> list[int]:
         """Write messages durably, as `Broker.publish` does."""
-        if len(messages) == 1:
-            return [self._run(self._published(messages[0]), "did not acknowledge an event")]
-        return self._run(self._all_published(messages), f"did not acknowledge all of {len(messages)} messages")
-
-    async def _all_published(self, messages: Sequence[Message]) -> list[int]:
-        room = asyncio.Semaphore(IN_FLIGHT)
-
-        async def one(message: Message) -> int:
-            async with room:
-                return await self._published(message)
-
-        return list(await asyncio.gather(*map(one, messages)))
-
-    async def _published(self, message: Message) -> int:
-        """Send a message until it is acknowledged."""
-        headers = {"Nats-Msg-Id": message.id, "Nats-Expected-Stream": self._stream}
-        found = await self._again(lambda: self._context.publish(self._subject, message.body, headers=headers))
-        return int(found.seq)
+        what = "an event" if len(messages) == 1 else f"all of {len(messages)} messages"
+        return self._run(self._publications.send(messages), f"did not acknowledge {what}")
 
     def check(self, patience: float) -> None:
         """Raise `LogError` if the stream has no leader with a majority of its replicas within `patience` seconds."""
@@ -182,7 +164,7 @@ class NatsBroker:
                 return []
             if time.monotonic() > until:
                 raise TimeoutError
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(PAUSE)
 
     async def _direct(self, wanted: dict[str, Any]) -> Answer:
         """Send one request for messages to the replicas, and return what came before the mark of the end."""
@@ -193,7 +175,7 @@ class NatsBroker:
         try:
             await self._client.publish(f"$JS.API.DIRECT.GET.{self._stream}", json.dumps(wanted).encode(), reply=inbox)
             while True:
-                message = await asyncio.wait_for(answers.get(), _AGAIN)
+                message = await asyncio.wait_for(answers.get(), AGAIN)
                 headers = message.headers or {}
                 if headers.get("Status"):  # 204: the end of the answer; 404: no such message
                     return found
@@ -235,18 +217,18 @@ class NatsBroker:
         try:
             while True:
                 sent.add(asyncio.ensure_future(ask()))
-                wait = max(min(_AGAIN, until - time.monotonic()), _PAUSE)
+                wait = max(min(AGAIN, until - time.monotonic()), PAUSE)
                 answered, sent = await asyncio.wait(sent, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
                 errors = [error for one in answered if (error := one.exception()) is not None]
                 for one in answered:
                     if one.exception() is None:
                         return one.result()
-                if lasting := [error for error in errors if not _passes(error)]:
+                if lasting := [error for error in errors if not passes(error)]:
                     raise lasting[0]
                 if time.monotonic() > until:
                     raise errors[0] if errors else TimeoutError()
                 if errors:
-                    await asyncio.sleep(_PAUSE)
+                    await asyncio.sleep(PAUSE)
         finally:
             for one in sent:
                 one.cancel()
@@ -258,7 +240,7 @@ class NatsBroker:
         if not self._closed:
             self._closed = True
             with suppress(NatsError, TimeoutError):
-                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(_AGAIN)
+                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(AGAIN)
             self._stop()
 
     def _stop(self) -> None:
@@ -317,14 +299,6 @@ def _tls() -> ssl.SSLContext | None:
     """Return the trust in the authority of the environment; None for that of the system."""
     authority = os.environ.get("NATS_CA")
     return ssl.create_default_context(cafile=authority) if authority else None
-
-
-def _passes(error: BaseException) -> bool:
-    """Return True for an error that ends once the cluster has a leader, or the client another server."""
-    if isinstance(error, APIError):
-        return error.err_code in _BUSY or (error.code == 503 and error.err_code != _FULL)
-    lasting = ConnectionClosedError | AuthorizationError | MaxPayloadError
-    return isinstance(error, NatsError | TimeoutError) and not isinstance(error, lasting)
 
 
 def connect(url: str) -> NatsBroker:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from everlearn.spec import ServeSpec
 from tests.support import ROOT
 from tests.support.browser import Page, chromium, in_chromium
 from tests.support.loop_folders import POOL, folder_of, served, template
-from tests.support.servers import check_learned, events_of, record, until
+from tests.support.servers import PATIENCE, check_learned, events_of, record, until
 
 __all__ = ["chromium"]
 
@@ -226,7 +228,7 @@ def test_every_route_of_the_folder_is_described() -> None:
 @pytest.mark.slow
 def test_the_page_lists_searches_and_links_to_the_numbers_of_a_loop(chromium: Any, server: Server) -> None:
     for number in range(120):
-        httpx.post(f"{server.url}/loops/page-{number:03}", json={})
+        httpx.post(f"{server.url}/loops/page-{number:03}", json={}, timeout=PATIENCE)
     with of(server, "page-007") as client:
         learned(client, range(20))
     page = Page(chromium, server.url)
@@ -246,6 +248,31 @@ def test_the_page_lists_searches_and_links_to_the_numbers_of_a_loop(chromium: An
     assert page.run("return location.pathname") == "/loops/page-007/"
     page.until(lambda: "connected" in page.text("#link-text"))
     assert page.errors() == []
+
+
+@in_chromium
+@pytest.mark.slow
+def test_the_page_of_an_empty_folder_says_what_to_do_and_a_phone_shows_all_of_a_loop(
+    chromium: Any, tmp_path: Path
+) -> None:
+    with served(folder_of(tmp_path / "loops", SETTINGS), ONE) as server:
+        page = Page(chromium, server.url)
+        page.emulate(360, 700)
+        page.open()
+        page.until(lambda: "no loop yet" in page.text(".empty:not([hidden]) h2"))
+        command = page.text(".empty pre")
+        assert command == f"curl {server.url}/loops/NAME -H 'Content-Type: application/json' -d '{{}}'"
+        name = "x" * 48
+        subprocess.run(shlex.split(command.replace("NAME", name)), check=True, capture_output=True)
+        page.until(lambda: name in page.text("tbody:not([hidden] *)"))
+        assert page.run("return document.querySelector('.empty').hidden")
+        edges = page.run(
+            "return [...document.querySelectorAll('tbody td')].map((one) => one.getBoundingClientRect().right)"
+        )
+        assert len(edges) == 4
+        assert max(edges) <= 360
+        assert page.run("const one = document.querySelector('.scroll'); return one.scrollWidth <= one.clientWidth")
+        assert page.errors() == []
 
 
 @pytest.mark.slow

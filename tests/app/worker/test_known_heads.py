@@ -18,9 +18,25 @@ def test_a_head_is_found_with_as_many_bytes_behind_it():
     heads, kept = KnownHeads(), head(4)
     assert heads.find(SENT + b"body") is None
     heads.keep(SENT + b"body", kept)
-    assert heads.find(SENT + b"ydob") is kept
+    assert heads.find(SENT + b"ydob") == (kept, len(SENT))
+    for length in (1, 3, 17, 2000):
+        longer = SENT.replace(b"4", b"%d" % length)
+        assert heads.find(longer + b"x" * length) == (kept, len(longer))
+        assert heads.find(longer + b"x" * (length + 1)) is None
+    for spelt in (b"-4", b"+4", b"4 ", b" 4", b"0x4", b"4_0", b"", b"0", b"4\r\ncontent-length: 4", "４".encode()):
+        assert heads.find(SENT.replace(b"4", spelt) + b"body") is None
     for other in (SENT, SENT + b"bod", SENT + b"body!", SENT + b"body" + SENT, SENT[1:] + b"body", b"", b"\r\n\r\n"):
         assert heads.find(other) is None
+
+
+def test_digits_of_another_line_are_not_a_length():
+    heads = KnownHeads()
+    sent = SENT.replace(b"host", b"x-content-length: 9\r\nhost")
+    heads.keep(sent + b"body", head(4))
+    assert heads.find(sent + b"body") is not None
+    assert heads.find(sent.replace(b"9", b"8") + b"body") is None
+    heads.keep(sent.replace(b"\ncontent-length", b"\nCONTENT-LENGTH") + b"body", head(4))
+    assert heads.find(sent.replace(b"\ncontent-length", b"\nCONTENT-LENGTH") + b"body") is None
 
 
 @pytest.mark.parametrize(

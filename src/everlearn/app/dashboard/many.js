@@ -2,7 +2,7 @@
 
 import { get, remember, remove } from "./api.js";
 import { colours } from "./colours.js";
-import { fill, h, mark, put } from "./dom.js";
+import { empty, fill, h, mark, put } from "./dom.js";
 import { count, metric, metricName, moment } from "./format.js";
 import { login } from "./login.js";
 
@@ -21,20 +21,24 @@ const search = h("input", { type: "search", id: "search", placeholder: "Part of 
 const shown = h("p", { class: "soft", role: "status", id: "counts" });
 const note = h("p", { class: "note bad", role: "alert", hidden: true });
 const body = h("tbody", {});
-const table = h("table", {}, h("caption", { class: "unseen" }, "All loops"),
+const table = h("table", { class: "loops" }, h("caption", { class: "unseen" }, "All loops"),
   h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "loop"), h("th", { scope: "col" }, "state"), h("th", { scope: "col", class: "number" }, "position"),
     h("th", { scope: "col", class: "number" }, "champion"), h("th", { scope: "col" }, "last used"))), body);
 const more = h("button", { type: "button", hidden: true, id: "more" }, "Show more");
+const none = empty("This server has no loop yet",
+  "Create one with a request, or put its settings into the file NAME.toml in the folder of the server. The request takes the settings from everlearn.toml in that folder; where the server has tokens, send one with the scope admin.",
+  `curl ${location.origin}/loops/NAME -H 'Content-Type: application/json' -d '{}'`);
+const results = h("div", { class: "scroll fits" }, table);
 const element = h("div", { class: "stack" },
   h("div", { class: "head" }, h("h1", {}, "Loops"), h("div", { class: "filters" }, search), h("p", { class: "lead" }, "Every loop of this server. Choose one to see its own numbers.")),
-  note, h("section", { class: "card", "aria-label": "All loops" }, shown, h("div", { class: "scroll fits" }, table), more));
+  note, h("section", { class: "card", "aria-label": "All loops" }, shown, none, results, more));
 
 const row = (one) => h("tr", { "data-loop": one.name },
   h("th", { scope: "row" }, h("a", { href: `loops/${one.name}/` }, one.name)),
   h("td", {}, one.resident ? "in memory" : "on disk"),
-  h("td", { class: "number" }, count(one.position)),
-  h("td", { class: "number", title: one.metric ? metricName(one.metric) : null }, one.value === null ? "–" : `${metric(one.metric, one.value)} ${metricName(one.metric)}`),
-  h("td", {}, one.used === null ? "never" : moment(one.used)));
+  h("td", { class: "number", "data-is": "position" }, count(one.position)),
+  h("td", { class: "number", "data-is": "champion" }, one.value === null ? "–" : `${metric(one.metric, one.value)} ${metricName(one.metric)}`),
+  h("td", { "data-is": "last used" }, one.used === null ? "never" : moment(one.used)));
 
 /** Read the pages that are shown, and show them; return false if the page must log in first. */
 async function load() {
@@ -55,7 +59,9 @@ async function load() {
   if (number !== newest) return true;
   show("");
   fill(body, found.map(row));
-  mark(table, { hidden: !found.length });
+  mark(results, { hidden: !found.length });
+  mark(none, { hidden: page.total > 0 || search.value.trim() !== "" });
+  mark(shown, { hidden: !none.hidden });
   put(shown, `${count(page.total)} ${page.total === 1 ? "loop" : "loops"}${search.value.trim() ? " with this name" : ""}, ${count(page.resident)} in memory`);
   mark(more, { hidden: page.next === null });
   return true;

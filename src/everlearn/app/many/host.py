@@ -27,6 +27,7 @@ from everlearn.app.many.wire import Caller, LoopCall, LoopCalls, LoopReply
 from everlearn.app.process import Setup
 from everlearn.errors import ConfigError, EverlearnError, InputError, InUse, ModelError
 from everlearn.events import rests
+from everlearn.events.file import place
 from everlearn.loop.loop import Loop
 from everlearn.serve.snapshot import Publisher
 from everlearn.spec import Spec
@@ -35,8 +36,8 @@ from everlearn.version.codec import canonical
 log = logging.getLogger("everlearn.many")
 
 OVERHEAD = 200_000  # bytes that a resident loop is taken to hold beyond its arrays
-OPEN_LOGS = 256  # logs that keep their connections while their loops have nothing to do
-REST = 3.0  # seconds without events after which a log is closed until the next one
+OPEN_LOGS = 512  # logs that keep their connections while their loops have nothing to do: 80 kB each
+REST = 10.0  # seconds without events after which a log is closed until the next one
 SWEEP = 0.25  # seconds between two looks at resident loops without work
 EVERY = 8  # a loop without work is looked at in each eighth sweep
 SUMMARIZE = 20.0  # seconds between two summaries of a loop at work: one takes three milliseconds
@@ -59,6 +60,8 @@ class HostedLoop:
         try:
             self.loop = Loop(spec, Path(setup.home), behind=True)
             try:
+                if rests(self.loop.log):
+                    self.loop.log.economize()
                 self._tail = Tail(self.loop, self.publisher)
             except BaseException:
                 self.loop.home.close()
@@ -159,15 +162,16 @@ class HostedLoop:
             self.summarize()
 
     def _look(self) -> object:
-        """Return a mark of the log that changes with each commit by any process, without opening the log."""
+        """Return a mark of the log, without opening it, that changes with each commit, or if its file is gone."""
         log_of_loop = self.loop.log
         if not rests(log_of_loop):
             return log_of_loop.end()
+        here = place(Path(self.setup.log))
         try:
             found = Path(f"{self.setup.log}-wal").stat()
         except FileNotFoundError:
-            return ()
-        return found.st_size, found.st_mtime_ns, found.st_ino
+            return (here,)
+        return here, found.st_size, found.st_mtime_ns, found.st_ino
 
 
 class LoopHost:
@@ -324,8 +328,8 @@ class LoopHost:
             elif hosted.resting is None and rests(hosted.loop.log) and not hosted.loop.log.resting:
                 unrested.append((hosted.used, name))
         unrested.sort()
-        for place, (used, name) in enumerate(unrested):
-            if now - used > REST or place < len(unrested) - OPEN_LOGS:
+        for number, (used, name) in enumerate(unrested):
+            if now - used > REST or number < len(unrested) - OPEN_LOGS:
                 self._loops[name].resting = self._aside.submit(self._loops[name].rest)
 
     # ---- opening and evicting ----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from everlearn.app.worker import connections
 from everlearn.errors import EverlearnError
 
 FILES = 4  # descriptors of a resident loop: its lock, the words, and spare ones
-KEPT = 2500  # descriptors for logs that are open with their keys, and other things
+KEPT = 3000  # descriptors for logs that are open with their keys, and other things
 IN_DATABASE = 8  # resident loops of a process whose logs are in a database, where each takes connections
 
 

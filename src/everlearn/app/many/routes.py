@@ -1,13 +1,14 @@
 """The table of the routes that a server of many loops has beside those of its loops.
 
-Each route of a single loop (`everlearn.app.routes`) is here below `/loops/NAME`, with the same records and errors.
+Each route of a single loop (`everlearn.app.routes`) is here below `/loops/NAME`, with the same records and errors. What
+both servers have outside of loops is taken from that table.
 `docs/reference/many.md` describes this table, which a test compares.
 """
 
 from __future__ import annotations
 
 from everlearn.app.route_types import Parameter, Response, Route
-from everlearn.app.routes import HTML, LIMIT, TEXT
+from everlearn.app.routes import LIMIT, find
 from everlearn.client import loop_records, records
 
 NAME = Parameter("name", "path", "The name of a loop.", {"type": "string", "minLength": 1, "maxLength": 48})
@@ -53,76 +54,18 @@ MANY_ROUTES = (
         (422, 503),
         (NAME,),
     ),
-    Route(
-        "GET",
-        "/metrics",
-        "read",
-        "views.metrics",
-        "server",
-        "Export the metrics of the server for Prometheus.",
-        {200: Response("Metrics in the text format of Prometheus, or of OpenMetrics if the client prefers it.", TEXT)},
+    find("GET", "/metrics")._replace(summary="Export the metrics of the server for Prometheus."),
+    find("GET", "/healthz")._replace(
+        summary="Check that a worker answers. Restart it if this fails.",
+        responses={200: Response("The worker answers.", (records.Healthy,))},
+        refusals=(),
     ),
-    Route(
-        "GET",
-        "/healthz",
-        None,
-        "",
-        "server",
-        "Check that a worker answers. Restart it if this fails.",
-        {200: Response("The worker answers.", (records.Healthy,))},
+    find("GET", "/readyz")._replace(
+        summary="Check that all processes run and the folder can be written. Raise an alarm if not."
     ),
-    Route(
-        "GET",
-        "/readyz",
-        None,
-        "views.health",
-        "server",
-        "Check that all processes run and the folder can be written. Raise an alarm if not.",
-        {200: Response("The server is healthy.", (records.Healthy,))},
-        (503,),
-    ),
-    Route(
-        "GET",
-        "/session",
-        None,
-        "views.session",
-        "pages",
-        "Show the session of the page.",
-        {200: Response("The session and its scopes.", (records.PageSession,))},
-        (401,),
-    ),
-    Route(
-        "POST",
-        "/session",
-        None,
-        "views.login",
-        "pages",
-        "Log the page in with a token, and set a cookie.",
-        {200: Response("The new session.", (records.PageSession,))},
-        (400, 401, 403, 413, 415, 422, 429),
-        (),
-        (records.Login,),
-    ),
-    Route(
-        "DELETE",
-        "/session",
-        None,
-        "views.logout",
-        "pages",
-        "Log the page out.",
-        {204: Response("The session has ended.", "")},
-        (403,),
-    ),
-    Route("GET", "/", None, "views.page", "pages", "Show all loops.", {200: Response("The page.", HTML)}),
-    Route(
-        "GET",
-        "/static/{name}",
-        None,
-        "views.static",
-        "pages",
-        "Return a file of the pages.",
-        {200: Response("The file.", "*/*")},
-        (404,),
-        (Parameter("name", "path", "The name of the file.", {"type": "string", "minLength": 1}),),
-    ),
+    find("GET", "/session"),
+    find("POST", "/session"),
+    find("DELETE", "/session"),
+    find("GET", "/")._replace(summary="Show all loops."),
+    find("GET", "/static/{name}"),
 )

@@ -28,8 +28,8 @@ from everlearn.spec import Spec
 log = logging.getLogger("everlearn.many")
 
 ROOM = Room(256, 4 << 20, 429)  # what may wait for one loop, so that it does not crowd out the others
-OPEN_LOGS = 256  # logs that keep their connections between requests
-REST = 2.0  # seconds without a request after which a log is closed until the next one
+OPEN_LOGS = 512  # logs that keep their connections between requests: 60 kB each
+REST = 10.0  # seconds without a request after which a log is closed until the next one
 LOOK = 0.5  # seconds between two looks for logs that may rest
 SOON = 0.002  # seconds in which new events of several loops are reported together
 WAITS = 1.0  # seconds for a snapshot; the learner publishes one before it replies
@@ -43,6 +43,8 @@ class Seat:
         with ExitStack() as undo:
             self.log: Log = log_of(setup.home, setup.spec.log, tidy=False)
             undo.callback(self.log.close)
+            if rests(self.log):
+                self.log.economize()
             reader = Reader(Path(setup.serving), model.build, patience=WAITS)
             reader.current()
             self.counters = Counters(setup.counters(index))

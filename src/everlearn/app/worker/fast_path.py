@@ -145,10 +145,10 @@ class FastProtocol(HttpToolsProtocol):
         """Parse bytes; a request that is not complete by their end leaves the fast path."""
         between = self._parsed is not None and not self._unparsed and (self.phase == IDLE or self.phase == HEAD)
         if between:
-            head = self.routes.connections.heads.find(data)
-            if head is not None:
+            known = self.routes.connections.heads.find(data)
+            if known is not None and len(data) - known[1] <= self.routes.longest:
                 self.phase = BUSY
-                self._take(Exchange(self, head, True), data[-head.length :])
+                self._take(Exchange(self, known[0], True), data[known[1] :])
                 return
         elif self.phase == CLOSING or self._ends == _DEAF:
             return
