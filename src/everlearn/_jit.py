@@ -33,7 +33,7 @@ class _SharedFlags(Flags):
 
     def copy(self) -> Flags:
         """Return flags that may be changed."""
-        return Flags(self)
+        return Flags(self)  # type: ignore[no-untyped-call]
 
 
 class _KernelFlags(Flags):
@@ -41,10 +41,10 @@ class _KernelFlags(Flags):
 
     def copy(self) -> Flags:
         """Return the one copy that functions share whose operations are the same."""
-        operations = Flags(self)
+        operations = Flags(self)  # type: ignore[no-untyped-call]
         for name in _OF_FUNCTIONS:
-            operations.discard(name)
-        return _shared.setdefault(operations, _SharedFlags(operations))
+            operations.discard(name)  # type: ignore[no-untyped-call]
+        return _shared.setdefault(operations, _SharedFlags(operations))  # type: ignore[no-untyped-call]
 
 
 class _KernelCompiler(Compiler):
@@ -54,7 +54,7 @@ class _KernelCompiler(Compiler):
         self, typing: Any, target: Any, library: Any, args: Any, result: Any, flags: Flags, names: Any
     ) -> None:
         super().__init__(typing, target, library, args, result, flags, names)  # type: ignore[no-untyped-call]
-        self.state.flags = _KernelFlags(flags)
+        self.state.flags = _KernelFlags(flags)  # type: ignore[no-untyped-call]
 
 
 _OF_FUNCTIONS = ("no_cpython_wrapper", "no_cfunc_wrapper", "release_gil", "enable_ssa")  # which no operation inherits
@@ -84,7 +84,8 @@ def part(function: Kernel, bare: bool = False, **options: Any) -> Kernel:
     """
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return function
-    made: Any = numba.njit(no_cpython_wrapper=bare, **_OPTIONS, **options)(function)
+    settings: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": bare, **options}
+    made: Any = numba.njit(**settings)(function)
     template = made.get_call_template
 
     def shared(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
