@@ -1,19 +1,15 @@
-"""Parts of kernels, and what numba compiles for their operations, are compiled once, and give the same numbers."""
+"""Parts of kernels are compiled once, for constants and for arrays that may be written, and give the same numbers."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
-from numba import extending
-from numba.core import event
 
 import everlearn
-from everlearn._jit import exact_kernel, inlined, kernel, outlined
-from everlearn.families.kernel_parts import outlined as without_wrappers
+from everlearn._jit import exact_kernel, inlined, outlined
 
 
 def parts() -> tuple[Any, Any, Any]:
@@ -54,53 +50,6 @@ def test_arrays_that_may_be_written_are_not_compiled_as_read_only() -> None:
     assert use(second, np.zeros(3)) == 2.0
     assert len(weighted.overloads) == 2
     assert len(write.overloads) == 1
-
-
-class Compiled(event.Listener):
-    """Listener that counts the compilations of functions of one name."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.count = name, 0
-
-    def on_start(self, event: Any) -> None:
-        self.count += event.data["dispatcher"].py_func.__name__ == self.name
-
-    def on_end(self, event: Any) -> None:
-        return
-
-
-def test_an_operation_is_compiled_once_for_exact_kernels_and_parts_and_again_for_fast_ones() -> None:
-    def raised(v: float) -> float:
-        raise NotImplementedError
-
-    @extending.overload(raised)
-    def _raised(v: Any) -> Any:
-        def implementation(v: Any) -> Any:
-            return v + 1.0
-
-        return implementation
-
-    token = uuid4().hex  # kernels enclose it, so that none comes from the disk
-
-    @without_wrappers
-    def part(v: float) -> float:
-        return raised(v)
-
-    @exact_kernel
-    def whole(v: float) -> float:
-        _ = token
-        return raised(v) + part(v)
-
-    @kernel
-    def fast(v: float) -> float:
-        _ = token
-        return raised(v)
-
-    with event.install_listener("numba:compile", Compiled("implementation")) as compiled:
-        assert whole(1.0) == 4.0
-        assert compiled.count == 1
-        assert fast(1.0) == 2.0
-        assert compiled.count == 2
 
 
 def test_no_function_without_wrappers_has_an_example() -> None:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import event, types
-from numba.core.compiler import Compiler, Flags
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -20,58 +19,14 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 
-class _SharedFlags(Flags):
-    """Flags that do not change, and are equal to themselves alone.
-
-    All flags of numba have one hash, and two are compared by the values of all options: a tenth of the time.
-    """
-
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def copy(self) -> Flags:
-        """Return flags that may be changed."""
-        return Flags(self)
-
-
-class _KernelFlags(Flags):
-    """Flags of one function. Numba looks up each operation under a copy of them, and compiles it for each copy."""
-
-    def copy(self) -> Flags:
-        """Return the one copy that functions share whose operations are the same."""
-        operations = Flags(self)
-        for name in _OF_FUNCTIONS:
-            operations.discard(name)
-        return _shared.setdefault(operations, _SharedFlags(operations))
-
-
-class _KernelCompiler(Compiler):
-    """Numba's compiler, for functions that share what it looks up and compiles for their operations."""
-
-    def __init__(
-        self, typing: Any, target: Any, library: Any, args: Any, result: Any, flags: Flags, names: Any
-    ) -> None:
-        super().__init__(typing, target, library, args, result, flags, names)  # type: ignore[no-untyped-call]
-        self.state.flags = _KernelFlags(flags)
-
-
-_OF_FUNCTIONS = ("no_cpython_wrapper", "no_cfunc_wrapper", "release_gil", "enable_ssa")  # which no operation inherits
-_shared: dict[Flags, _SharedFlags] = {}
-_OPTIONS: dict[str, Any] = {
-    "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "pipeline_class": _KernelCompiler,
-}  # fmt: skip
-
-
 def kernel(function: Kernel) -> Kernel:
     """Compile `function` on its first call; sums may be regrouped, NaN and infinity keep their meaning."""
-    return cast(Kernel, numba.njit(cache=True, fastmath=_FASTMATH, **_OPTIONS)(function))
+    return cast(Kernel, numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_FASTMATH)(function))
 
 
 def exact_kernel(function: Kernel) -> Kernel:
     """Compile `function` with every operation in written order, for sums that must not be regrouped."""
-    return cast(Kernel, numba.njit(cache=True, **_OPTIONS)(function))
+    return cast(Kernel, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 def part(function: Kernel, bare: bool = False, **options: Any) -> Kernel:
@@ -84,7 +39,8 @@ def part(function: Kernel, bare: bool = False, **options: Any) -> Kernel:
     """
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return function
-    made: Any = numba.njit(no_cpython_wrapper=bare, **_OPTIONS, **options)(function)
+    settings: dict[str, Any] = {"no_cpython_wrapper": bare, "no_cfunc_wrapper": True, **options}
+    made: Any = numba.njit(nogil=True, error_model="numpy", **settings)(function)
     template = made.get_call_template
 
     def shared(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
