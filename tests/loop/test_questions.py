@@ -40,7 +40,7 @@ def test_a_champion_answers_a_prompt_and_learns_the_judgement(tmp_path: Path) ->
 
 
 def test_the_champion_duels_the_good_version_of_a_live_loop(tmp_path: Path) -> None:
-    model = MODEL | {"choose": {"candidates": 4, "duel": 0.5}}
+    model = MODEL | {"choose": {"candidates": 4, "duel": 0.5, "prove": 0}}
     with Loop(settings(model=model, mode="live", gate={"minimum": 4}, tick=4), tmp_path / "home") as loop:
         arms = []
         for number in range(24):

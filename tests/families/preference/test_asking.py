@@ -7,10 +7,11 @@ from copy import copy
 import numpy as np
 import pytest
 
-from everlearn.families.preference import asking
+from everlearn.families.preference import asking, choose, features, reward
 from everlearn.families.preference.asking import Side
 from everlearn.families.preference.model import PreferenceModel
 from everlearn.families.preference.passes import read_answers
+from everlearn.families.preference.summary import EVIDENCE, TRUSTED
 from everlearn.schema.question import judged, unpack_ids
 from tests.support.preference_models import made
 
@@ -75,3 +76,33 @@ def test_a_candidate_is_nominated_when_its_reward_model_expects_a_win(model: Pre
     assert asking.nominated(candidate, champion, [PROMPT], (0,))
     assert not asking.nominated(model, champion, [PROMPT], (0,))
     assert asking.nominated(model, champion, [PROMPT], (0,), cheap=True)
+
+
+def test_a_model_is_asked_what_it_claims_until_its_skill_is_shown() -> None:
+    """The best of all candidates against the worst, by a reward model whose weights are drawn here."""
+    model, random = made(selector="random", candidates=2, prove=6), np.random.default_rng(0)
+    counts, held = model.part("progress")["counts"], model.part("features")
+    assert asking.selecting(model) == "random"  # without labels, evidence holds nothing back
+    counts[TRUSTED] = 8.0
+    held["mapping"][:] = random.normal(size=held["mapping"].shape)
+    model.part("reward")["weights"][0] = random.normal(size=held["mapping"].shape[1])
+    found = [asking.ask(model, PROMPT, (5, number)) for number in range(48)]
+    assert {one.selector for one in found} == {choose.EXTREMES}
+    assert {len(one.answers) for one in found} == {6}
+    assert sum(one.arm == "random" for one in found) < 16
+    firsts = []
+    for one in found:
+        if one.arm == "active":
+            ids = [unpack_ids(each.ids).tolist() for each in one.answers]
+            with model.policy.reference() as module:
+                raw = read_answers(module, [PROMPT] * 6, ids, layers=model.settings.reward.layers).features
+            mean, _ = reward.score(model.part("reward"), features.mapped(held, raw), np.zeros(6, np.int64))
+            pair = mean[list(one.pair)]
+            assert sorted(pair) == pytest.approx([mean.min(), mean.max()], abs=1e-4)
+            firsts.append(pair[0] > pair[1])
+    assert 8 < sum(firsts) < len(firsts) - 8
+    counts[EVIDENCE] = 99.0
+    one = asking.ask(model, PROMPT, (5, 0))
+    assert (one.selector, one.arm, len(one.answers)) == ("random", "random", 2)
+    counts[EVIDENCE] = 0.0
+    assert asking.selecting(made({"improve": {"proof": 0.0}}, selector="random")) == "random"

@@ -60,6 +60,20 @@ def test_propensities_are_the_frequencies_of_arm_and_pair(selector: str) -> None
     assert share == pytest.approx(1.0 if selector == "random" else choose.RANDOM_SHARE, abs=0.02)
 
 
+def test_extremes_are_the_best_and_the_worst_by_the_mean() -> None:
+    mean = np.array([0.3, -2.0, 0.1, 5.0, 0.2])
+    found = [choose.pair(DRAWS, choose.EXTREMES, (3, at), 0.25, mean=mean) for at in range(200)]
+    active = [(one.first, one.second) for one in found if one.arm == ACTIVE]
+    assert set(active) == {(3, 1), (1, 3)}  # in both orders, so that the order says nothing
+    assert 100 < len(active) < 190
+    of_draws = choose.probabilities(DRAWS, choose.EXTREMES)
+    best, worst = int(DRAWS.mean(1).argmax()), int(DRAWS.mean(1).argmin())
+    assert of_draws[best, worst] == of_draws[worst, best] == 0.5
+    nothing = choose.probabilities(np.zeros((3, 4)), choose.EXTREMES)  # no label yet: two different answers
+    assert np.trace(nothing) == 0.0
+    assert nothing.sum() == 1.0
+
+
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_equal_answers_are_not_compared(selector: str) -> None:
     """Candidates 0, 1 and 3 are equal; their draws are, too."""

@@ -61,6 +61,23 @@ def test_the_budget_holds_the_policy_back() -> None:
     assert done[0].budget == 1.0
 
 
+def test_a_policy_that_is_behind_takes_more_steps_and_never_more_than_a_stride() -> None:
+    far, steps = [], []
+    for turns, stride in ((1, np.inf), (3, np.inf), (3, 0.5)):
+        learner = policy(1e-3)
+        rounds(learner, Improve(**SMALL, beta=0.0, ramp=0.0, budget=9.0, turns=turns), 1, stride=stride)
+        far.append(slotworld.measure(learner.module).kl)
+        steps.append(learner.steps)
+    assert steps[0] == 16
+    assert steps[1] == 48
+    assert far[1] > 2 * far[0]
+    assert far[2] < min(far[1], 1.0)
+    learner = policy(1e-3)
+    constant = Improve(**SMALL, beta=4.0, ramp=0.0, turns=3)
+    improve(learner, slotworld.prompts(), lambda asked, answers, _: np.zeros(len(answers)), constant, labels=32)
+    assert learner.steps == 16  # far below its bound, and at rest
+
+
 def test_only_trusted_labels_raise_the_budget() -> None:
     learner = policy(3e-3)
     done = rounds(learner, Improve(**SMALL), 2, trusted=4)
@@ -208,7 +225,7 @@ def test_stop_tokens_end_candidates_and_what_collapses_is_measured() -> None:
         assert [len(answer) for answer in answers] == features[:, -1].tolist()
         return np.array([-len(answer) for answer in answers])
 
-    settings = Improve(prompts=8, candidates=8, limit=12, ramp=0.0, steps=12, beta=0.0)
+    settings = Improve(prompts=8, candidates=8, limit=12, ramp=0.0, steps=12, turns=1, beta=0.0)
     stop = tuple(range(40, 50))
     first, last = (improve(learner, [[1, 2], [3]], short, settings, labels=i, stop=stop) for i in (32, 64))
     assert all(len(answer) == 12 or answer[-1] in stop for answer in heard)

@@ -284,7 +284,7 @@ def _asking(found: Mapping[str, Any] | None) -> Iterator[Metric]:
     yield gauge("asking", "1 while questions are asked, 0 while labels teach nothing.", (),
                  [((), float(found["state"] == "asking"))])  # fmt: skip
     pays = float(found["selector"] == found["configured"])
-    yield gauge("selector_active", "1 while pairs are chosen as configured, 0 while at random.", (), [((), pays)])
+    yield gauge("selector_active", "1 while pairs are chosen as configured, else 0.", (), [((), pays)])
     yield gauge("question_information", "Nats that the newest random questions promised.", (),
                  [((), found["information"])])  # fmt: skip
     yield gauge("skipped_prompts", "Prompts in the file that are too long.", (), [((), found["skipped_prompts"])])

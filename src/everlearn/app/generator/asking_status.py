@@ -28,6 +28,7 @@ from everlearn.client.label_records import (
     SourceSpending,
 )
 from everlearn.families.preference import choose
+from everlearn.families.preference.asking import selecting
 
 log = logging.getLogger("everlearn.generator")
 
@@ -70,7 +71,7 @@ class AskingReport:
         people = policy.model.summary()["annotators"] if policy is not None else []
         return AskingStatus(
             **found,
-            selector=selector if choose.pays(part) else "random",
+            selector=selecting(policy.model) if policy is not None else "random",
             configured=selector,
             information=float(known.mean()) if len(known) else None,
             least=self._context.spec.ask.least,

@@ -12,10 +12,11 @@ import numpy as np
 from msgspec import structs
 
 from everlearn.errors import InputError
-from everlearn.families.preference import choose, features, first_come, passes, reward, text
+from everlearn.families.preference import choose, features, first_come, improve, passes, reward, text
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled, Truncation, generate_many
 from everlearn.families.preference.settings import Settings
+from everlearn.families.preference.summary import EVIDENCE, TRUSTED
 from everlearn.families.preference.text import Ids
 from everlearn.records import Arrays, Floats
 from everlearn.schema import pairs as columns
@@ -73,18 +74,19 @@ def ask(
     if rival is not None and np.random.default_rng([*key, _ARM]).random() < share:
         own = Side(model, uid, version)
         return duel(own, rival, prompt_ids, key, group=group, position=position, propensity=share)
-    selector = chosen.selector if choose.pays(model.part("asking")) else "random"
-    theirs = min(round(chosen.candidates * chosen.reference), chosen.candidates - 2) if selector != "random" else 0
+    selector = selecting(model)
+    count = max(chosen.prove if selector == choose.EXTREMES else 0, chosen.candidates)
+    theirs = min(round(count * chosen.reference), count - 2) if selector != "random" else 0
     seeds = np.random.default_rng([*key, _CANDIDATES]).integers(2**62, size=2).tolist()
-    ours = chosen.candidates - theirs
+    ours = count - theirs
     found = sample(model, prompt_ids, ours, seed=seeds[0], limit=limit)
     with model.policy.reference() as module:
         if theirs:
             found += generate_many(module, [prompt_ids], theirs, seeds=seeds[1:], limit=limit, stop=model.stop)[0]
-    logp, draws = _read(model, prompt_ids, found, group)
+    logp, mean, draws = _read(model, prompt_ids, found, group)
     numbers: dict[tuple[int, ...], int] = {}
     alike = np.array([numbers.setdefault(one.ids, len(numbers)) for one in found])
-    picked = choose.pair(draws, selector, key, chosen.random / (1.0 - share), ours, alike)
+    picked = choose.pair(draws, selector, key, chosen.random / (1.0 - share), ours, alike, mean)
     given = [answer(model, one, version=version, uid=uid, seed=seeds[0]) for one in found[:ours]]
     given += [answer(model, one, version=position, seed=seeds[1]) for one in found[ours:]]
     return Asked(
@@ -102,6 +104,19 @@ def ask(
         group=group,
         tokenizer=digest(model.tokenizer),
     )
+
+
+def selecting(model: AnsweringModel) -> str:
+    """Return how pairs are chosen now.
+
+    By `choose.EXTREMES` while evidence of the reward model's skill is what holds the policy back, since those questions
+    give evidence soonest; else by the selector of the settings, or at random where that one does not pay.
+    """
+    chosen = model.settings
+    counts = model.part("progress")["counts"]
+    if chosen.choose.prove and chosen.reward.learn and improve.unproven(chosen.improve, *counts[[TRUSTED, EVIDENCE]]):
+        return choose.EXTREMES
+    return chosen.choose.selector if choose.pays(model.part("asking")) else "random"
 
 
 def duel(
@@ -130,7 +145,7 @@ def duel(
         ]
         if found[0].ids != found[1].ids:
             break
-    logp, draws = _read(one.model, prompt_ids, found, group)
+    logp, _, draws = _read(one.model, prompt_ids, found, group)
     return Asked(
         prompt=question.pack_ids(prompt_ids),
         answers=tuple(
@@ -160,7 +175,7 @@ def known(
     """
     given = [typed(model, prompt_ids, text) for text in (better, worse)]
     found = [Sampled(tuple(question.unpack_ids(one.ids).tolist()), (), (), one.finish == "length") for one in given]
-    logp, draws = _read(model, prompt_ids, found, "")
+    logp, _, draws = _read(model, prompt_ids, found, "")
     return Asked(
         prompt=question.pack_ids(prompt_ids),
         answers=tuple(structs.replace(one, version=version) for one in given),
@@ -253,7 +268,7 @@ def expected_win(
         found = [
             sample(model, prompt, samples, seed=seed) for model, seed in zip((candidate, champion), seeds, strict=True)
         ]
-        _, draws = _read(candidate, prompt, [*found[0], *found[1]], "")
+        _, _, draws = _read(candidate, prompt, [*found[0], *found[1]], "")
         ours, theirs = np.split(draws.mean(1), 2)
         wins.append(float((0.5 + 0.5 * np.tanh(0.5 * (ours[:, None] - theirs[None]))).mean()))
     return float(np.mean(wins)) if wins else 0.5
@@ -270,15 +285,17 @@ def nominated(
     return cheap or least <= 0.0 or expected_win(candidate, champion, prompts, key) >= least
 
 
-def _read(model: AnsweringModel, prompt_ids: Ids, found: Sequence[Sampled], group: str) -> tuple[Floats, Floats]:
-    """Return log-probabilities of answers under the reference, (n,), and draws of their rewards, (n, E)."""
+def _read(
+    model: AnsweringModel, prompt_ids: Ids, found: Sequence[Sampled], group: str
+) -> tuple[Floats, Floats, Floats]:
+    """Return log-probabilities of answers under the reference, (n,), and rewards: mean, (n,), and draws, (n, E)."""
     with model.policy.reference() as module:
         given = [prompt_ids] * len(found)
         read = passes.read_answers(module, given, [one.ids for one in found], layers=model.settings.reward.layers)
     number = first_come.numbers(model.part("groups"), np.array([int(columns.number(group))]))
     x = features.mapped(model.part("features"), read.features)
-    _, draws = reward.score(model.part("reward"), x, np.repeat(number, len(found)))
-    return np.asarray(read.logp, np.float64), draws
+    mean, draws = reward.score(model.part("reward"), x, np.repeat(number, len(found)))
+    return np.asarray(read.logp, np.float64), mean, draws
 
 
 def _swapped(key: Key) -> bool:

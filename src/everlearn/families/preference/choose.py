@@ -16,7 +16,8 @@ from everlearn.errors import ConfigError
 from everlearn.records import Arrays, Floats, Ints
 
 RANDOM_SHARE = 0.125
-SELECTORS = ("random", "thompson", "uncertain", "infomax")
+SELECTORS = ("random", "thompson", "uncertain", "infomax", "extremes")
+EXTREMES = SELECTORS[-1]
 RANDOM, ACTIVE = 0, 1  # arms of a question
 
 
@@ -55,13 +56,15 @@ def _entropy(p: Floats) -> Floats:
     return np.asarray(-p * np.log(p) - (1.0 - p) * np.log1p(-p))
 
 
-def probabilities(draws: Floats, selector: str) -> Floats:
+def probabilities(draws: Floats, selector: str, mean: Floats | None = None) -> Floats:
     """Return the probability of each ordered pair of candidates under a selector, (M, M).
 
     "random": uniform. "thompson": the best candidate of one draw against the best other one of a second draw (double
     Thompson sampling, Wu and Liu 2016). "uncertain": the pair with the largest information of a Gaussian posterior,
-    p (1 - p) times the variance of the difference (D-optimal design). "infomax": the pair of most `information`. The
-    last two choose one pair, in a random order. Raises `ConfigError` for another selector, and for less than two
+    p (1 - p) times the variance of the difference (D-optimal design). "infomax": the pair of most `information`.
+    "extremes": the best against the worst by the `mean` reward, (M,) (default: that of the draws), which is the pair
+    that the reward model is surest of, so that its label tests the model most. The last three choose one pair, in a
+    random order. Raises `ConfigError` for another selector, and for less than two
     candidates.
 
     >>> probabilities(np.array([[1.0, 1.0], [0.0, 0.5], [0.5, 0.0]]), "thompson").tolist()
@@ -74,6 +77,9 @@ def probabilities(draws: Floats, selector: str) -> Floats:
         return (1.0 - np.eye(m)) / (m * (m - 1))
     if selector == "thompson":
         return _thompson(draws)
+    if selector == EXTREMES:
+        order = np.argsort(draws.mean(1) if mean is None else mean, kind="stable")
+        return _one_pair(m, int(order[-1]), int(order[0]))
     if selector == "infomax":
         worth = information(draws)
     elif selector == "uncertain":
@@ -82,6 +88,10 @@ def probabilities(draws: Floats, selector: str) -> Floats:
     else:
         raise ConfigError(f"selector: got {selector!r}; expected one of {', '.join(SELECTORS)}.")
     one, other = np.unravel_index(int(np.argmax(np.triu(worth, 1) + np.tri(m) * -1.0)), (m, m))
+    return _one_pair(m, int(one), int(other))
+
+
+def _one_pair(m: int, one: int, other: int) -> Floats:
     found = np.zeros((m, m))
     found[one, other] = found[other, one] = 0.5
     return found
@@ -115,6 +125,7 @@ def pair(
     random_share: float = RANDOM_SHARE,
     own: int = 0,
     alike: Ints | None = None,
+    mean: Floats | None = None,
 ) -> Question:
     """Choose two of one prompt's candidates, with draws (M, E); `prompt` is 0, and its probability 1.
 
@@ -122,7 +133,7 @@ def pair(
     the selector "random", the pair is uniform among the first `own` candidates (0: all), which are the policy's: on
     other answers the random arm would not show how well the reward model knows the policy. `alike`, (M,), has equal
     numbers for equal answers: two equal answers are chosen only where all are, since their label says nothing. A
-    selector counts equal answers once.
+    selector counts equal answers once. `mean` is that of `probabilities`.
 
     >>> pair(np.zeros((2, 4)), "random", (0, 1)).propensity
     0.5
@@ -138,7 +149,7 @@ def pair(
         kept = numbers = np.arange(len(draws))
     if active:
         each = np.zeros((len(draws), len(draws)))
-        each[np.ix_(kept, kept)] = probabilities(draws[kept], selector)
+        each[np.ix_(kept, kept)] = probabilities(draws[kept], selector, None if mean is None else mean[kept])
     else:
         different = numbers[:, None] != numbers
         each = _uniform(len(draws), own) * different

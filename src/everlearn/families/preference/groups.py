@@ -15,7 +15,7 @@ import numpy as np
 from everlearn.errors import InputError
 from everlearn.records import Arrays, Floats, Ints
 
-THRESHOLD = 2000.0
+THRESHOLD = 20_000.0
 BETS = np.array([0.25, 0.5, 0.9])  # parts w that are bet
 CLIP = 0.02  # predictions count as at least this, and at most 1 minus this
 JUDGED, ALARMS, LAST = range(
@@ -45,10 +45,10 @@ def update(arrays: Arrays, group: Ints, label: Floats, proba: Floats) -> dict[in
     outside [0, 1].
 
     >>> detectors = start(2)
-    >>> update(detectors, np.zeros(4, np.int64), np.ones(4), np.array([0.9, 0.1, 0.05, 0.05]))
+    >>> update(detectors, np.zeros(5, np.int64), np.ones(5), np.array([0.9, 0.1, 0.05, 0.05, 0.05]))
     {}
     >>> update(detectors, np.zeros(1, np.int64), np.ones(1), np.array([0.05]))
-    {0: 4}
+    {0: 5}
     """
     if not ((proba >= 0) & (proba <= 1)).all():
         raise InputError(

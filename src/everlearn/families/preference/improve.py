@@ -44,6 +44,8 @@ Reward = Callable[[list[Ids], list[Ids], NDArray[np.float32]], NDArray[np.floati
 
 FREE = 0.1  # nats of KL divergence that need no evidence
 LUCK = 2.0  # nats of evidence that labels at random ever exceed in at most one run of seven
+LAG = 0.5  # nats below the bound of a round at which a policy takes more steps
+MOVING = 0.25  # nats that a policy moves in the steps of a turn, or it is at rest
 LIMIT = 64  # tokens of a candidate where no limit is known
 
 
@@ -53,13 +55,14 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `method` is one of `methods.METHODS`. A round takes `steps` steps, each on `prompts` prompts, of which the share
     `old` was seen in earlier rounds, with `candidates` answers to each, of which the share `reference`, at least one,
     is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens (0: 64;
-    in a loop, `schema.answer_tokens`).
+    in a loop, `schema.answer_tokens`). Where the steps end more than half a nat below the bound, and the policy still
+    moves, it takes as many again, up to `turns` times in all.
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
-    the start). Beyond a tenth of a nat, each nat needs `proof` nats of evidence that the reward predicts labels
-    better than chance (0: none): the most that there ever was, less two nats. `beta` holds the policy to the reference
-    (default: that of the method); `flip`, `clip` and `gamma` are numbers of some methods. `mix` is the weight of the
-    loss of imitating given examples, which keep old skills.
+    the start), and a policy that starts late moves no faster. Beyond a tenth of a nat, each nat needs `proof` nats of
+    evidence that the reward predicts labels better than chance (0: none): the most that there ever was, less two nats.
+    `beta` holds the policy to the reference (default: that of the method); `flip`, `clip` and `gamma` are numbers of
+    some methods. `mix` is the weight of the loss of imitating given examples, which keep old skills.
 
     `rows` answers are computed at a time. `layers` are those whose hidden states are given to the reward (default: the
     middle and the last).
@@ -67,6 +70,7 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     method: str = "bon"
     steps: Positive = 16
+    turns: Positive = 2
     prompts: Positive = 16
     candidates: Annotated[int, Meta(ge=2)] = 8
     reference: Share = 0.25
@@ -149,6 +153,15 @@ def allowed(settings: Improve, trusted: float, evidence: float = np.inf) -> floa
     return min(most, FREE + max(0.0, evidence - LUCK) / settings.proof) if settings.proof else most
 
 
+def unproven(settings: Improve, trusted: float, evidence: float) -> bool:
+    """Return True if more evidence would let the policy move farther, as `allowed` says.
+
+    >>> [unproven(Improve(), trusted, 3.0) for trusted in (0, 8, 64)]
+    [False, False, True]
+    """
+    return allowed(settings, trusted, evidence) < allowed(settings, trusted)
+
+
 def improve(
     policy: Policy,
     prompts: Sequence[Ids],
@@ -158,6 +171,7 @@ def improve(
     labels: int,
     trusted: float | None = None,
     evidence: float = np.inf,
+    stride: float = np.inf,
     old: Sequence[Ids] = (),
     pairs: TokenPairs | None = None,
     examples: Sequence[tuple[Ids, Ids]] = (),
@@ -168,10 +182,10 @@ def improve(
 
     `reward` maps the ids of prompts, the ids of answers, and features float32 (n, d) of the frozen reference to scores
     (n,), larger for better, in logits. It is asked once a step, about answers that all differ. `labels` is the number
-    learned so far; `trusted` that of trusted ones (default: all), and `evidence` as in `allowed`. `pairs` are judged
-    pairs for the methods that learn from them; without any, the reward labels pairs of candidates. `examples` are
-    prompts with answers to imitate in all steps, as Ouyang et al. 2022 mix old data in (arXiv 2203.02155, eq. 2).
-    `stop` tokens end an answer.
+    learned so far; `trusted` that of trusted ones (default: all), and `evidence` as in `allowed`. The policy moves
+    `stride` nats farther at most. `pairs` are judged pairs for the methods that learn from them; without any, the
+    reward labels pairs of candidates. `examples` are prompts with answers to imitate in all steps, as Ouyang et al.
+    2022 mix old data in (arXiv 2203.02155, eq. 2). `stop` tokens end an answer.
 
     Raises `InputError` without prompts, `ConfigError` for an unknown method, `ModelError` for scores that are not
     finite or of another shape.
@@ -188,24 +202,53 @@ def improve(
     if not prompts:
         raise InputError("prompts: got none; expected at least one")
     chosen = method(settings.method)
-    beta = chosen.beta if settings.beta is None else settings.beta
-    dials = Hyperparameters(beta, settings.flip, settings.clip, settings.gamma, settings.rows)
     budget = allowed(settings, labels if trusted is None else trusted, evidence)
     judged = pairs if chosen.kind == "pairs" else None
-    plans = [_plan(policy, prompts, old, judged, settings, [seed, labels, step]) for step in range(settings.steps)]
-    measured = []
-    for plan, theirs in zip(plans, _of_reference(policy, plans, settings, stop), strict=True):
-        candidates = _sampled(policy, plan, theirs, reward, settings, stop)
-        if policy.head is not None:
-            candidates = with_values(policy, candidates, settings.rows)
-        held, loss = candidates.kl > budget, 0.0
-        some = plan.draw.permutation(len(examples))[: settings.prompts if settings.mix else 0]
-        taught, answers = [examples[i][0] for i in some], [examples[i][1] for i in some]
-        for _ in range(settings.passes):
-            kept = imitate(policy, taught, answers, dials.rows, settings.mix)
-            loss = policy.step(chain(_losses(policy, candidates, chosen, dials, held, plan.judged), kept))
-        measured.append(_measured(candidates, budget, held, loss))
+    bound, measured = budget, list[Round]()
+    for turn in range(settings.turns):
+        keys = [[seed, labels, turn * settings.steps + number] for number in range(settings.steps)]
+        plans = [_plan(policy, prompts, old, judged, settings, key) for key in keys]
+        measured = []
+        for plan, theirs in zip(plans, _of_reference(policy, plans, settings, stop), strict=True):
+            candidates = _sampled(policy, plan, theirs, reward, settings, stop)
+            if not turn and not measured:
+                bound = min(budget, candidates.kl + stride)
+            held = candidates.kl > bound
+            loss = _step(policy, plan, candidates, settings, examples, held)
+            measured.append(_measured(candidates, budget, held, loss))
+        if judged is not None or not _behind(measured, bound):
+            break
     return Round(*(float(one) for one in np.mean(np.array(measured), axis=0)))
+
+
+def _step(
+    policy: Policy,
+    plan: _Plan,
+    candidates: Candidates,
+    settings: Improve,
+    examples: Sequence[tuple[Ids, Ids]],
+    held: bool,
+) -> float:
+    """Take a step on candidates, towards the reference if `held`; return the loss of its last pass."""
+    chosen = method(settings.method)
+    beta = chosen.beta if settings.beta is None else settings.beta
+    dials = Hyperparameters(beta, settings.flip, settings.clip, settings.gamma, settings.rows)
+    if policy.head is not None:
+        candidates = with_values(policy, candidates, settings.rows)
+    some = plan.draw.permutation(len(examples))[: settings.prompts if settings.mix else 0]
+    taught, answers = [examples[i][0] for i in some], [examples[i][1] for i in some]
+    loss = 0.0
+    for _ in range(settings.passes):
+        kept = imitate(policy, taught, answers, dials.rows, settings.mix)
+        loss = policy.step(chain(_losses(policy, candidates, chosen, dials, held, plan.judged), kept))
+    return loss
+
+
+def _behind(steps: Sequence[Round], bound: float) -> bool:
+    """Return True if the policy is more than `LAG` below the bound of the round after these steps, and moves to it."""
+    part = max(1, len(steps) // 4)
+    first, last = (float(np.mean([one.kl for one in some])) for some in (steps[:part], steps[-part:]))
+    return last < bound - LAG and last > first + MOVING
 
 
 def _losses(

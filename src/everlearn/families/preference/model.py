@@ -411,6 +411,7 @@ class PreferenceModel:
             labels=int(counts[LABELS] + counts[REPEATED]),
             trusted=float(counts[TRUSTED]),
             evidence=float(counts[EVIDENCE]) if chosen.reward.learn else np.inf,
+            stride=chosen.round / chosen.improve.ramp if chosen.improve.ramp else np.inf,
             old=[one.tolist() for one in old],
             pairs=memories.held(parts["judged"]) if "judged" in parts else None,
             examples=examples.held(parts["examples"]) if "examples" in parts else (),

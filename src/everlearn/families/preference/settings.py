@@ -56,7 +56,9 @@ class Choose(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     The `selector` chooses two of them; the share `random` of questions is always chosen at random. While the policy can
     be compared with another one, the share `duel` are duels; a candidate is nominated for them once the reward model
-    expects it to win the share `nominate` (0: always).
+    expects it to win the share `nominate` (0: always). While evidence of the reward model's skill is what bounds the
+    policy (`improve.proof`), questions are those that give evidence soonest: the best of `prove` answers against the
+    worst (0: as at other times).
     """
 
     selector: str = "random"
@@ -65,6 +67,7 @@ class Choose(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     random: Annotated[float, Meta(gt=0, le=1)] = 0.125
     duel: Share = 0.2
     nominate: Annotated[float, Meta(ge=0, lt=1)] = 0.65
+    prove: Annotated[int, Meta(ge=0)] = 16
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
