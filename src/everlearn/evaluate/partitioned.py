@@ -107,7 +107,7 @@ class PartitionedScores:
         columns, n = 1 if self.scoring.task == "regression" else self.scoring.classes, 2 * ROWS
         dense, none = np.zeros((n, width("datetime")), np.float32), (np.zeros(0, np.int32), np.zeros(0, np.float32))
         batch, position = Batch(dense, np.zeros(n + 1, np.int64), *none), np.arange(n) + self.first
-        rows = Examples(batch, np.arange(n) % 2.0, np.ones(n, np.float32), position)
+        rows = Examples(batch, (np.arange(n) % 2).astype(np.float64), np.ones(n, np.float32), position)
         PartitionedScores(self.scoring, self._own).add(rows, np.full((n, columns), 0.5, np.float32), ())
 
     def add(self, examples: Examples, scores: Singles, rejected: Sequence[Rejected]) -> None:
