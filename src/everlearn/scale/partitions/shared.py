@@ -82,7 +82,7 @@ class SharedArrays:
 class SharedColumns:
     """Arrays of any shape in a file that one process writes and others map, with a number and plain values.
 
-    The file grows with what is written. Who reads must know that the writer has finished.
+    The file grows with its content. A reader must know that the writer has finished.
     """
 
     def __init__(self, path: Path) -> None:
