@@ -1,8 +1,8 @@
 """Prequential evaluation in partitions: a learner for each, in its own process, and one report over all rows.
 
 Every row is predicted by the learner of its partition before that learner learns it. The predictions of all partitions
-are scored in the order of the stream, since some metrics depend on it. The processes share that work by what is scored,
-not by rows: the first scores the model, the next one each naive baseline. See `everlearn.scale.partitions` for barriers
+are scored in the order of the stream, since some metrics depend on it. The processes share that work by metric, not by
+rows: the first scores the model, the next one each naive baseline. See `everlearn.scale.partitions` for barriers
 and merges.
 """
 
@@ -30,7 +30,7 @@ from everlearn.stream import Stream
 
 KEPT = 100  # rejected rows that a report shows
 SCORER = "everlearn.evaluate.partitioned:scorer"
-MODEL = "model"  # what is scored beside the baselines
+MODEL = "model"  # is scored beside the baselines
 
 Source = Stream | Examples | Iterable[Examples]
 Progress = Callable[[Barrier], None]
@@ -56,7 +56,7 @@ class Costs(NamedTuple):
 
 
 class Scoring(msgspec.Struct, frozen=True, kw_only=True):
-    """What is scored, as plain values; see `scoring.Scored` and `scoring.NaiveScores`.
+    """The metrics that are kept, as plain values; see `scoring.Scored` and `scoring.NaiveScores`.
 
     The first `warm` rows are not. A baseline uses the time of each row, if that begins at the dense column `clock`.
     """
@@ -107,7 +107,7 @@ class PartitionedScores:
         columns, n = 1 if self.scoring.task == "regression" else self.scoring.classes, 2 * ROWS
         dense, none = np.zeros((n, width("datetime")), np.float32), (np.zeros(0, np.int32), np.zeros(0, np.float32))
         batch, position = Batch(dense, np.zeros(n + 1, np.int64), *none), np.arange(n) + self.first
-        rows = Examples(batch, np.arange(n) % 2.0, np.ones(n, np.float32), position)
+        rows = Examples(batch, (np.arange(n) % 2).astype(np.float64), np.ones(n, np.float32), position)
         PartitionedScores(self.scoring, self._own).add(rows, np.full((n, columns), 0.5, np.float32), ())
 
     def add(self, examples: Examples, scores: Singles, rejected: Sequence[Rejected]) -> None:

@@ -29,7 +29,7 @@ from everlearn.loop.journal import PARTITIONED
 from everlearn.model import Model, copied, own_loss, prefixed, restore, within
 from everlearn.records import Arrays, Checkpoint, Decision
 from everlearn.scale.partitions.dealing import OPENING, Dealing, checked
-from everlearn.scale.partitions.group import Barrier, Group, Position, Saved, Scores
+from everlearn.scale.partitions.group import Barrier, Group, Position, Saved, SavedScores
 from everlearn.schema import moments
 from everlearn.spec import LogSpec, Schema, Spec
 from everlearn.stream import Stream
@@ -159,7 +159,7 @@ class PartitionedRun:
         self._checkpoints = [one.blob for one in checkpoints[-KEPT:]]
         arrays, header = self._blobs.get(checkpoints[-1].blob)
         restore(self.model, within(arrays, "model/"))
-        scores = Scores(within(arrays, "scores/"), header["scores"])
+        scores = SavedScores(within(arrays, "scores/"), header["scores"])
         self.scores.load(*scores)
         self.rows = [int(rows) for rows in header["rows"]]
         self.merges = int(header["number"])

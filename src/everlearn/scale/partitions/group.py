@@ -59,7 +59,7 @@ class Barrier(NamedTuple):
     opening: bool
 
 
-class Scores(NamedTuple):
+class SavedScores(NamedTuple):
     """The state of the metrics of all partitions together: arrays, and plain values."""
 
     arrays: Arrays
@@ -72,7 +72,7 @@ class Saved(NamedTuple):
     position: Position
     arrays: Arrays
     local: Arrays
-    scores: Scores
+    scores: SavedScores
 
 
 class Clock(NamedTuple):
@@ -217,7 +217,7 @@ class Group:
             for name, view in shared.part(index, number).views.items():
                 if self._rules.local(self._spec, name):
                     view[...] = own.get(name, arrays[name])
-            scores = Scores({}, {}) if saved is None else saved.scores
+            scores = SavedScores({}, {}) if saved is None else saved.scores
             shared.scores[index][0].write(number, scores.arrays, scores.header or None)
 
     def _start(self, index: int) -> None:
@@ -277,7 +277,7 @@ class Group:
             scored, values = shared.scored(index).read()
             arrays |= copied(scored)
             header |= values or {}
-        return Saved(position, copied(shared.merged(position.number).views), local, Scores(arrays, header))
+        return Saved(position, copied(shared.merged(position.number).views), local, SavedScores(arrays, header))
 
     def _replace(self, index: int, segment: Segment) -> None:
         """Start a learner again whose process has ended, and send it the segment."""

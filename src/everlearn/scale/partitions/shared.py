@@ -82,12 +82,12 @@ class SharedArrays:
 class SharedColumns:
     """Arrays of any shape in a file that one process writes and others map, with a number and plain values.
 
-    The file grows with what is written. Who reads must know that the writer has finished.
+    The file grows with its content. A reader must know that the writer has finished.
     """
 
     def __init__(self, path: Path) -> None:
         """Use the file at `path`, and create it if there is none."""
-        self._path, self._map = path, b""
+        self._path, self._size = path, 0
         if not path.exists():
             _private.write(path, bytes(_FRONT))
 
@@ -116,13 +116,13 @@ class SharedColumns:
 
     def _mapped(self, size: int) -> mmap.mmap:
         """Return the file in memory, at least `size` bytes of it; a file that is too short grows by half."""
-        if len(self._map) < size:
+        if self._size < size:
             with self._path.open("r+b") as file:
                 length = os.fstat(file.fileno()).st_size
                 if length < size:
                     length = max(size, length + length // 2)
                     os.truncate(file.fileno(), length)
-                self._map = mmap.mmap(file.fileno(), length)
+                self._map, self._size = mmap.mmap(file.fileno(), length), length
         return self._map
 
 
