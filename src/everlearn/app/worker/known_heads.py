@@ -12,6 +12,7 @@ from msgspec import Struct
 
 MOST = 4096  # heads, of two routes of 2,000 loops; clients whose heads all differ displace the others
 LONGEST = 2048  # bytes of a head that is kept
+_DIGITS = 18  # of a length; a longer one is parsed each time, and refused
 _NAMES = b"\r\ncontent-length: ", b"\r\nContent-Length: "  # as clients write it; any other spelling is parsed each time
 
 
@@ -78,5 +79,7 @@ def _parted(data: bytes, end: int) -> tuple[bytes, int]:
             at += len(name)
             stop = data.find(b"\r", at, end)
             digits = data[at:stop]
-            return (data[:at] + data[stop:end], int(digits)) if digits.isdigit() else (data[:end], -1)
+            if digits.isdigit() and len(digits) <= _DIGITS:
+                return data[:at] + data[stop:end], int(digits)
+            return data[:end], -1
     return data[:end], -1
