@@ -19,6 +19,7 @@ from everlearn.errors import LogError
 from everlearn.events import Log, connect, key, scan, url_of
 from everlearn.records import Example
 from everlearn.scale import nats as module
+from everlearn.scale import nats_publications
 from everlearn.scale.broker import Message
 from everlearn.scale.nats import NatsBroker
 from everlearn.spec import LogSpec, Spec
@@ -160,7 +161,8 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_goes_away_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    for one in (module, nats_publications):
+        monkeypatch.setattr(one, "PATIENCE", 1.0)
     servers = NatsServers()
     log = connect(url_of(tmp_path, f"{servers.url}/s"))
     try:
@@ -172,7 +174,8 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(LogError, match="cannot be written"):
             log.check_writable(0.1)
         servers.start(0)
-        monkeypatch.setattr(module, "PATIENCE", 30.0)
+        for one in (module, nats_publications):
+            monkeypatch.setattr(one, "PATIENCE", 30.0)
         assert log.append([example("c")]) in ([2], [3])  # "b" waited in the connection, or not
         log.check_writable(1.0)
     finally:

@@ -87,7 +87,7 @@ class Trees:
         One is about a nanosecond. Fitted to times on fifteen streams, within a factor of two.
 
         >>> build({"family": "forest", "task": "binary", "dense": 9}).operations()
-        4300.0
+        4700.0
         """
         trees, columns = self.arrays["trees"], min(self._columns, layout.MOST_LINE)
         depth = float(np.log2(1.0 + trees[:, layout.USED_PAIRS]).mean())
