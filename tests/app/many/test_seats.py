@@ -13,7 +13,9 @@ import pytest
 
 from everlearn.app.many import seats as seats_module
 from everlearn.app.many.seats import Seats
+from everlearn.app.problems import Refused
 from everlearn.app.process import Pool
+from everlearn.errors import BlobError
 from tests.support.loop_folders import HostThread, folder_of, template
 from tests.support.servers import events_of, record
 
@@ -50,3 +52,34 @@ def test_a_request_that_a_slow_log_still_writes_is_answered_after_an_eviction(
     with HostThread(root) as host:
         assert asyncio.run(act(host))["accepted"] == 1
     assert [type(event.payload).__name__ for event in events_of(root / "a.home")].count("Example") == 1
+
+
+@pytest.mark.parametrize("gone", [FileNotFoundError("loops/a"), BlobError("nothing to serve")])
+@pytest.mark.parametrize("times", [2, seats_module.TRIES])
+def test_a_loop_that_is_let_go_while_it_is_opened_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: Exception, times: int
+) -> None:
+    """The published files leave between the learner's answer and the worker's look, as they do in an eviction."""
+    root, made, left = folder_of(tmp_path / "loops", template()), Seats._made, [gone] * times
+
+    def raced(seats: Seats, name: str) -> Any:
+        if left:
+            raise left.pop()
+        return made(seats, name)
+
+    async def act(host: HostThread) -> int:
+        pool = Pool(processes=1, memory=1 << 28, create=True)
+        seats = Seats(msgspec.structs.replace(host.setup, pool=pool), host.folder)
+        seats.start(asyncio.get_running_loop())
+        try:
+            await seats.open("a")
+            return 200
+        except Refused as error:
+            return error.status
+        finally:
+            await seats.close()
+
+    monkeypatch.setattr(Seats, "_made", raced)
+    with HostThread(root) as host:
+        assert asyncio.run(act(host)) == (200 if times == 2 else 503)
+    assert left == []

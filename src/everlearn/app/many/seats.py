@@ -17,9 +17,11 @@ from everlearn.app.counters import Counters
 from everlearn.app.many.folder import LoopFolder, check_known, link_of, setup_of
 from everlearn.app.many.host import kind_of
 from everlearn.app.many.wire import LoopLink
+from everlearn.app.problems import Refused
 from everlearn.app.process import Setup
 from everlearn.app.worker.groups import Room
 from everlearn.app.worker.hot_path import HotPath
+from everlearn.errors import BlobError
 from everlearn.events import Log, log_of, rests
 from everlearn.schema import Reading
 from everlearn.serve.snapshot import Reader
@@ -31,6 +33,7 @@ ROOM = Room(256, 4 << 20, 429)  # what may wait for one loop, so that it does no
 OPEN_LOGS = 512  # logs that keep their connections between requests: 60 kB each
 REST = 10.0  # seconds without a request after which a log is closed until the next one
 LOOK = 0.5  # seconds between two looks for logs that may rest
+TRIES = 5  # to open a loop that its learner lets go again before it can be read
 SOON = 0.002  # seconds in which new events of several loops are reported together
 WAITS = 1.0  # seconds for a snapshot; the learner publishes one before it replies
 RETIRE = 5.0  # seconds that requests under way have to end, after their loop was evicted
@@ -130,17 +133,24 @@ class Seats:
         self._folder.check_name(name)
         if not self._setup.pool.create:
             check_known(self._folder, name)
-        while True:
+        lost: Exception | None = None
+        for _ in range(TRIES):
             self._evicted.discard(name)
             link = self._links[self._folder.owner(name)]
             await link.ask("create" if self._setup.pool.create else "open", name)
-            seat = await self._loop.run_in_executor(self._aside, self._made, name)
+            try:
+                seat = await self._loop.run_in_executor(self._aside, self._made, name)
+            except (FileNotFoundError, BlobError) as error:  # its learner has let it go, or died, before it was read
+                lost = error
+                continue
             if name not in self._evicted:
-                break
+                seat.hot.start(self._loop)
+                self._seats[name] = seat
+                return seat
             seat.close()  # its learner has let it go in the meantime
-        seat.hot.start(self._loop)
-        self._seats[name] = seat
-        return seat
+        log.warning("the loop %s was opened %d times, and was gone each time (%s)", name, TRIES, lost or "evicted")
+        detail = f"the loop {name[:60]} was evicted each time that it was opened; try again in a second"
+        raise Refused(503, "", detail, headers=[(b"retry-after", b"1")])
 
     def _made(self, name: str) -> Seat:
         spec = self._folder.spec(name)
