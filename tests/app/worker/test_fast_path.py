@@ -101,7 +101,7 @@ def served(act: Act, rest: float = 5.0) -> Taking:
         state.default_headers = [(b"date", b"today")]
         loop = asyncio.get_running_loop()
         server = await loop.create_server(partial(FastProtocol, taking, config, state, {}), "127.0.0.1")
-        async with server:
+        async with server, asyncio.timeout(60):
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             await act(taking, Caller(reader, writer), state)
             writer.close()
