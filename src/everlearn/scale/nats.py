@@ -257,7 +257,9 @@ class NatsBroker:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
         except (NatsError, OSError, TimeoutError) as error:
             words = " ".join(str(error).split()) or "no answer"
-            advice = "check that the servers of log.url run, and that a majority of the replicas does"
+            advice = (
+                "check that the servers of log.url run, that a majority of the replicas does, and the login in log.url"
+            )
             if "authorization" in words.lower() or "permissions" in words.lower():
                 advice = "check the user name, password or token in log.url, or NATS_CREDS, and what that user may do"
             raise LogError(f"the log {self.place} {what}: {words}; {advice}. What was acknowledged is kept") from error
