@@ -36,6 +36,7 @@ from everlearn.loop.offsets import StreamOffsets
 from everlearn.records import Batch, Born, Checkpoint, Decision, Examples, Payload, Scalar
 from everlearn.schema import features
 from everlearn.serve import snapshot
+from everlearn.serve.contestant import Progress
 from everlearn.spec import Spec
 from everlearn.version.blobs import blobs_of
 
@@ -105,6 +106,7 @@ class _Erasing:
     def run(self, where: Mapping[str, Scalar], reason: str) -> Decision:
         payloads: list[Payload] = []
         rebuilt, forgotten, taken, at = Rebuilt(), 0, dict[str, int](), self._log.end()
+        grown: dict[str, Progress] = {}
         if self._last is not None:
             at, arrays, header = self._last
             fold = Fold(self._spec, self._home.versions, self._log)
@@ -113,6 +115,7 @@ class _Erasing:
             kept = {version.id for version in registry.list() if version.blob in stored}
             parts = fold, registry, self._log, kept, self._gone, self._found.first
             rebuilt = Rebuilding(*parts, removed=self._found.removed).run()
+            grown = dict.fromkeys(rebuilt.made, Progress(fold.cursor["log"], fold.cursor["row"]))
             forgotten = self._forget(fold)
             join_again(fold, rebuilt, self._gone, self._found.removed)
             fold.taken.note(self._found.ids)  # events behind the checkpoint lose their ids
@@ -124,7 +127,7 @@ class _Erasing:
         salt, versions = secrets.token_hex(16), {old: new.id for old, new in rebuilt.versions.items()}
         mark = sorted(where), salt, _digest(where, salt)
         found, learned = self._found, rebuilt.learned
-        lost = (found.removed, rebuilt.dropped, rebuilt.grown) if found.removed else ()
+        lost = (found.removed, rebuilt.dropped, grown) if found.removed else ()
         erasure = Erasure(*mark, found.kinds, versions, forgotten, learned, found.first, taken, self._keys, *lost)
         decision = Decision("erase", at, reason, "user", detail=details.write(erasure))
         self._log.erase(self._found.positions, [*payloads[:-1], decision, *payloads[-1:]])

@@ -61,15 +61,14 @@ class Rebuilt:
     """The rebuilt versions by the id of the version that each replaces, and the number of labels learned for them.
 
     `traces` holds, by uid of the rebuilt contestants, the traces of the predictions that wait, by id. Of a log whose
-    broker has removed events, `dropped` are the versions that cannot be rebuilt, `made` those learned from what the
-    broker still had, and `grown` is the progress of these.
+    broker has removed events, `dropped` are the versions that cannot be rebuilt, and `made` those that have learned all
+    that the broker still had.
     """
 
     versions: dict[str, Version] = field(default_factory=dict)
     learned: int = 0
     made: dict[str, Version] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
-    grown: dict[str, Progress] = field(default_factory=dict)
     traces: dict[int, dict[str, Singles]] = field(default_factory=dict)
 
     def id(self, old: str) -> str:
@@ -185,7 +184,6 @@ class Rebuilding:
             learned = self._learned(span, spec, waiting)
             parents = [root.id] if root is not None else []
             made = self._versions.make(learned.arrays, spec, parents, upto.log, _LEFT, {})
-            self.rebuilt.grown[made.id] = upto
             self._left[key] = made, learned, waiting
         return self._left[key]
 
