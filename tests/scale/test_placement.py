@@ -130,6 +130,14 @@ def test_the_node_of_a_place() -> None:
     assert choose([PlaceNode("a", "", 1)], ["a"]) is None
 
 
+def test_the_learner_is_on_the_head_only_if_no_other_node_has_room() -> None:
+    full = [node._replace(cpus=1) for node in WORKERS]
+    assert choose(NODES, ["a", "b", "c"], learns=True) == WORKERS[0]
+    assert choose(NODES, ["a", "b"], suspects={"c"}, learns=True) == WORKERS[0]
+    assert choose(NODES, [], suspects={"a", "b", "c"}, learns=True) == HEAD
+    assert choose([HEAD, *full], ["a", "b", "c"], learns=True) == HEAD
+
+
 @pytest.mark.parametrize(
     ("followers", "load", "since", "expected"),
     [

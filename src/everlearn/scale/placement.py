@@ -107,7 +107,7 @@ def decide(
     for name in named:
         if name in staying or name in waiting:
             continue
-        node = choose(nodes, used, suspects, need.gpus)
+        node = choose(nodes, used, suspects, need.gpus, learns=name == LEARNER)
         if node is not None:
             used.append(node.id)
             actions.append(PlaceAction("start", name, "learner" if name == LEARNER else "follower", node))
@@ -146,17 +146,26 @@ def after(listed: PlaceList, actions: Iterable[PlaceAction], plan: str, now: flo
 
 
 def choose(
-    nodes: Sequence[PlaceNode], used: Sequence[str], suspects: Set[str] = frozenset(), gpus: float = 0.0
+    nodes: Sequence[PlaceNode],
+    used: Sequence[str],
+    suspects: Set[str] = frozenset(),
+    gpus: float = 0.0,
+    learns: bool = False,
 ) -> PlaceNode | None:
     """Return the node for a place: with the fewest places, the head last; None if no node has room.
 
     `used` has the id of a node once for each of its places. A place takes one processor, and `gpus`. Suspects are taken
-    only if there is no other node.
+    only if there is no other node. A place that `learns` is on the head only if no other node has room, since it is the
+    only one of its kind, and nothing replaces it while the head is gone.
+
+    >>> nodes = [PlaceNode("a", "10.0.0.1", 4, head=True), PlaceNode("b", "10.0.0.2", 4)]
+    >>> choose(nodes, ["b"]).id, choose(nodes, ["b"], learns=True).id
+    ('a', 'b')
     """
     number = {node.id: list(used).count(node.id) for node in nodes}
     room = [node for node in nodes if node.cpus - number[node.id] >= 1.0 and node.gpus - gpus * number[node.id] >= gpus]
     trusted = [node for node in room if node.id not in suspects] or room
-    return min(trusted, key=lambda node: (number[node.id], node.head, node.id), default=None)
+    return min(trusted, key=lambda node: (learns and node.head, number[node.id], node.head, node.id), default=None)
 
 
 def wanted(followers: int, load: PlaceLoad, least: int, most: int, since: float) -> int:
