@@ -60,6 +60,8 @@ def labels(y: Floats, weight: Singles, n: int) -> tuple[Floats, Singles]:
 
 def check_classes(y: Floats, classes: int) -> None:
     """Raise `InputError` for a finite label, of float64 (n,), that is no class."""
+    if len(y) == 1 and 0.0 <= (label := y.item()) < classes and label.is_integer():
+        return  # rows that come one at a time, without the cost of six operations on arrays
     foreign = np.isfinite(y) & ~((y >= 0) & (y < classes) & (y == np.floor(y)))
     if foreign.any():
         raise _no_class(int(np.argmax(foreign)), y, classes)

@@ -12,6 +12,8 @@ from everlearn.model import copied
 from everlearn.records import Arrays, Batch, Floats, Ints, Singles, Task
 from everlearn.schema import moments
 
+_NO_TIMES: Ints = np.zeros(0, np.int64)
+
 
 class NaiveBaselines:
     """The labels known so far, as `arrays` of `metrics.baselines`; None in homes of releases before the baselines.
@@ -73,9 +75,9 @@ class NaiveBaselines:
         self.arrays, self._queue, self._now = held or None, [], None
 
     def _times(self, batch: Batch) -> Ints:
-        """Return the minutes since 1970 of n rows, int64 (n,); unknown where no seasonal baseline needs them."""
+        """Return the minutes since 1970 of n rows, int64 (n,); none where no seasonal baseline needs them."""
         if self._season is None or self._clock is None:
-            return np.full(len(batch), moments.UNKNOWN)
+            return _NO_TIMES
         return moments.minutes(batch.dense, self._clock)
 
     def _answers(self, y: Floats, weight: Singles, known: Ints, when: Ints) -> dict[int, Singles]:
@@ -85,8 +87,9 @@ class NaiveBaselines:
         noted, self._queue = self._queue, []
         labels = len(y)
         if noted:
-            y = np.concatenate([[label for label, _, _ in noted], y])
-            weight = np.concatenate([np.array([w for _, w, _ in noted], np.float32), weight])
+            earlier = np.array([label for label, _, _ in noted]), np.array([w for _, w, _ in noted], np.float32)
+            y = np.concatenate([earlier[0], y]) if labels else earlier[0]
+            weight = np.concatenate([earlier[1], weight]) if labels else earlier[1]
         known = known + len(noted)
         last, common = baselines.answers(self.arrays, self.task, y, weight, known)
         found = {LAST_KNOWN: last, COMMON: common}

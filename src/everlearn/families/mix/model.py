@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn.families import specs
 from everlearn.families.batches import check_classes, check_rows, labels
@@ -58,9 +59,10 @@ class Mix:
         self.loss = parts.loss
         self._settings, self._members, self._dear = parts.settings, parts.members, parts.dear
         self._widths = [traced(member) for member in parts.members]
-        width = len(parts.members) * parts.settings.outputs + sum(self._widths) + bool(parts.dear) + 1
-        self.trace = width if width <= WIDEST_TRACE else 0
+        self._width = len(parts.members) * parts.settings.outputs + sum(self._widths) + bool(parts.dear) + 1
+        self.trace = self._width if self._width <= WIDEST_TRACE else 0
         self._seats = thinning.seats(len(parts.members), parts.dear)
+        self._missed = ~np.arange(len(self._seats))[:, None]  # by each bank: the members that it has not
         self._stack = _banks(parts, self._seats)
         self._rest = thinning.start_thinning(len(parts.dear))
 
@@ -154,16 +156,21 @@ class Mix:
         """
         n, rows = len(batch), thinning.learned_rows(self._rest)
         silent = frozenset[int]() if thinning.attended(rows) else self._silent()
-        both = [(None, None) if place in silent else predict_traced(member, batch)
-                for place, member in enumerate(self._members)]  # fmt: skip
-        votes = self._votes([scores for scores, _ in both], n)
-        traces = [np.zeros((n, width), np.float32) if trace is None else trace
-                  for (_, trace), width in zip(both, self._widths, strict=True) if width]  # fmt: skip
+        found = np.zeros((n, self._width), np.float32)
+        at = len(self._members) * self._settings.outputs
+        spoken = list[Singles | None]()
+        for place, (member, width) in enumerate(zip(self._members, self._widths, strict=True)):
+            scores, trace = (None, None) if place in silent else predict_traced(member, batch)
+            spoken.append(scores)
+            if trace is not None:
+                found[:, at : at + width] = trace
+            at += width
+        votes = self._votes(spoken, n)
+        found[:, : votes.shape[1] * votes.shape[2]] = votes.reshape(n, votes.shape[1] * votes.shape[2])
         if self._dear:
-            traces.append(np.full((n, 1), self._bits(silent), np.float32))
-        counter = np.full((n, 1), rows % COUNTER, np.float32)
-        spoken = votes.reshape(n, votes.shape[1] * votes.shape[2])
-        return self._combined(votes), np.concatenate([spoken, *traces, counter], axis=1)
+            found[:, -2] = self._bits(silent)
+        found[:, -1] = rows % COUNTER
+        return self._combined(votes), found
 
     def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
@@ -177,41 +184,49 @@ class Mix:
         y, weight = labels(y, weight, n)
         if settings.classes:
             check_classes(y, settings.classes)
+        usable = np.isfinite(y) & np.isfinite(weight) & (weight > 0.0)
         out = np.empty((n, settings.outputs), np.float32)
-        if not self._dear:
-            self._learn_piece(batch, y, weight, trace, out)
+        start, stop = 0, self._same_until(usable)
+        if stop == n:
+            self._learn_piece(batch, y, weight, usable, trace, out)
             return out
-        counted = np.flatnonzero(np.isfinite(y) & np.isfinite(weight) & (weight > 0.0))
-        start, stop = 0, self._same_until(counted, n)
-        if stop < n:
-            check_rows(batch, settings.dense, settings.hashed)
-        while start < n or start == stop == 0:
-            part = None if trace is None else trace[start:stop]
-            self._learn_piece(row_slice(batch, start, stop), y[start:stop], weight[start:stop], part, out[start:stop])
-            if stop == n:
-                break
-            start, stop = stop, stop + self._same_until(counted[counted >= stop] - stop, n - stop)
+        check_rows(batch, settings.dense, settings.hashed)
+        while start < n:
+            piece = slice(start, stop)
+            part = None if trace is None else trace[piece]
+            rows = row_slice(batch, start, stop)
+            self._learn_piece(rows, y[piece], weight[piece], usable[piece], part, out[piece])
+            start, stop = stop, stop + self._same_until(usable[stop:])
         return out
 
-    def _same_until(self, counted: Ints, n: int) -> int:
-        """Return the end of the first rows, of n, during which the same members learn."""
-        return thinning.last_row(thinning.learned_rows(self._rest), bool(self._rest["absent"][0]), counted, n)
+    def _same_until(self, usable: NDArray[np.bool_]) -> int:
+        """Return the end of the first rows during which the same members learn, given those that will be learned."""
+        if not self._dear:
+            return len(usable)
+        return thinning.last_row(thinning.learned_rows(self._rest), bool(self._rest["absent"][0]), usable)
 
-    def _learn_piece(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None, out: Singles) -> None:
-        """Learn rows during which the same members rest, and write their predictions to `out`."""
+    def _learn_piece(
+        self,
+        batch: Batch,
+        y: Floats,
+        weight: Singles,
+        usable: NDArray[np.bool_],
+        trace: Singles | None,
+        out: Singles,
+    ) -> None:
+        """Learn the usable ones of rows during which the same members rest, and write all predictions to `out`."""
         n, held, rest = len(batch), self._stack, self._rest
         before = thinning.learned_rows(rest)
         silent = frozenset[int]() if thinning.attended(before) else self._silent()
-        traces, then, silent_then, late = self._split(trace, n, y, weight)
+        traces, then, silent_then, late = self._split(trace, usable)
         votes = self._votes([
             None if place in silent else learn(member, batch, y, weight, own)
             for place, (member, own) in enumerate(zip(self._members, traces, strict=True))
         ], n)  # fmt: skip
         earlier = votes if then is None else np.where(np.isnan(then), votes, then)
-        absent, banks = int(rest["absent"][0]), len(self._seats)
+        absent, losses = int(rest["absent"][0]), np.empty((len(self._seats), n))
         unheard = np.where(late > 0.0, silent_then, self._bits(silent))
-        able = unheard & ~np.arange(banks)[:, None] == 0
-        losses = np.empty((banks, n))
+        able = unheard & self._missed == 0
         if self.loss is not None:
             kind, parameter = LOSSES[self.loss.kind], self.loss.parameter
             rows = votes[:, :, 0], earlier[:, :, 0], late, y, weight, able, self._seats, absent, kind, parameter
@@ -268,32 +283,30 @@ class Mix:
         return stacking.combine(votes, held["own"], held["shared"], held["bias"], held["recent"])
 
     def _split(
-        self, trace: Singles | None, n: int, y: Floats, weight: Singles
+        self, trace: Singles | None, usable: NDArray[np.bool_]
     ) -> tuple[list[Singles | None], Singles | None, Ints, Floats]:
         """Return the members' own traces, what they answered then, those silent then, and the rows since then.
 
         The second is None where no trace is known, and NaN in single rows without one; such rows are 0 rows late. The
         third is int64 (n,), the fourth float64 (n,).
         """
-        none: list[Singles | None] = [None] * len(self._members)
+        n, members, outputs = len(usable), len(self._members), self._settings.outputs
+        own: list[Singles | None] = [None] * members
         silent, late = np.zeros(n, np.int64), np.zeros(n)
         if trace is None:
-            return none, None, silent, late
-        vote_width = len(self._members) * self._settings.outputs
-        then = np.ascontiguousarray(trace[:, :vote_width], np.float32).reshape(
-            n, len(self._members), self._settings.outputs
-        )
+            return own, None, silent, late
+        at = members * outputs
+        then = np.ascontiguousarray(trace[:, :at], np.float32).reshape(n, members, outputs)
         if self._dear:
-            silent = np.nan_to_num(trace[:, -2]).astype(np.int64)
-        at = vote_width
+            bits = trace[:, -2]
+            silent = np.where(np.isnan(bits), np.float32(0.0), bits).astype(np.int64)
         for number, width in enumerate(self._widths):
             if width:
-                none[number] = np.ascontiguousarray(trace[:, at : at + width], np.float32)
+                own[number] = np.ascontiguousarray(trace[:, at : at + width], np.float32)
             at += width
-        usable = np.isfinite(y) & np.isfinite(weight) & (weight > 0.0)
-        now = thinning.learned_rows(self._rest) + np.cumsum(usable) - usable
-        gone = np.mod(now - trace[:, -1].astype(np.float64), float(COUNTER))
-        return none, then, silent, np.where(np.isfinite(gone), gone, 0.0)
+        earlier = np.cumsum(usable) - usable if n > 1 else 0  # rows of this batch that are learned before each
+        gone = np.mod(thinning.learned_rows(self._rest) + earlier - trace[:, -1].astype(np.float64), float(COUNTER))
+        return own, then, silent, np.where(np.isfinite(gone), gone, 0.0)
 
 
 def _banks(parts: MixParts, seats: Ints) -> Arrays:

@@ -77,18 +77,21 @@ def attended(rows: int) -> bool:
     return rows % PERIOD < ATTENDED
 
 
-def last_row(rows: int, resting: bool, counted: NDArray[np.int64], n: int) -> int:
-    """Return the end of the first rows of a batch during which the same members learn, from 1 to n.
+def last_row(rows: int, resting: bool, usable: NDArray[np.bool_]) -> int:
+    """Return the end of the first rows of a batch during which the same members learn, at least 1 if it has rows.
 
-    The mix has learned `rows` rows. `counted` are the places of those rows of the batch that it will learn.
+    The mix has learned `rows` rows. `usable` are the rows of the batch that it will learn.
 
-    >>> last_row(1020, True, np.arange(300), 300), last_row(1024, True, np.arange(300), 300)
+    >>> last_row(1020, True, np.ones(300, bool)), last_row(1024, True, np.ones(300, bool))
     (4, 128)
-    >>> last_row(1024, False, np.arange(300), 300)
-    300
+    >>> last_row(1024, False, np.ones(300, bool)), last_row(1020, True, np.arange(300) % 2 == 1)
+    (300, 8)
     """
-    now = rows % PERIOD
+    now, n = rows % PERIOD, len(usable)
     more = (ATTENDED if resting and now < ATTENDED else PERIOD) - now
+    if more > n:
+        return n
+    counted = np.flatnonzero(usable)
     return int(counted[more - 1]) + 1 if more <= len(counted) else n
 
 
