@@ -73,6 +73,17 @@ def outlined(function: Kernel) -> Kernel:
     return part(function)
 
 
+def bare(function: Kernel) -> Kernel:
+    """Compile `function` for use in kernels, to be called; Python cannot call it."""
+    return part(function, bare=True)
+
+
+def merged(function: Kernel) -> Kernel:
+    """Merge `function` into the function that calls it, before types are inferred."""
+    options: Any = numba.njit(nogil=True, error_model="numpy", inline="always")
+    return cast(Kernel, options(function))
+
+
 class _CompileNotice(event.Listener):
     """Listener that reports, once a process, that the wait is a compilation."""
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare, exact_kernel
 from everlearn._random import uniform
 from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.model import stack
@@ -63,13 +63,13 @@ class ReplayArrays(NamedTuple):
     position: Ints
 
 
-@exact_kernel
+@bare
 def below(seed: int, stream: int, count: int, end: int) -> int:
     """Return a random integer in [0, end) for the key (seed, stream, count)."""
     return min(end - 1, int(uniform(seed, stream, count) * end))
 
 
-@exact_kernel
+@bare
 def _reassign(begins: Ints, order: NDArray[np.int32], giver: int, which: int, taker: int) -> int:
     """Move slot number `which` of class `giver` to class `taker`, in one move a class between; return the slot."""
     at = begins[giver] + which
@@ -89,7 +89,7 @@ def _reassign(begins: Ints, order: NDArray[np.int32], giver: int, which: int, ta
     return int(slot)
 
 
-@exact_kernel
+@bare
 def _balanced_slot(ledger: Ledger, label: int) -> int:
     """Return the slot for a row of class `label`, or -1: class-balancing reservoir sampling (Chrysakis and Moens 2020).
 
@@ -115,7 +115,7 @@ def _balanced_slot(ledger: Ledger, label: int) -> int:
     return int(order[begins[label] + kept]) if kept < room else -1
 
 
-@exact_kernel
+@bare
 def slot(ledger: Ledger, capacity: int, label: int) -> int:
     """Return the slot for the row just counted, or -1 if the kind of memory in `counters` does not keep it."""
     counters = ledger.counters
@@ -159,14 +159,16 @@ def _add(
         at = slot(ledger, memory.y.shape[0], label)
         if at < 0:
             continue
-        memory.dense[at] = dense[row]
+        for column in range(dense.shape[1]):  # numba takes a second and a half to compile the copy of a slice
+            memory.dense[at, column] = dense[row, column]
         memory.y[at] = y[row]
         memory.weight[at] = weight[row]
         memory.position[at] = position[row]
         if width > 0:
             memory.entries[at] = count
-            memory.indices[at, :count] = indices[begin : begin + count]
-            memory.values[at, :count] = values[begin : begin + count]
+            for entry in range(count):
+                memory.indices[at, entry] = indices[begin + entry]
+                memory.values[at, entry] = values[begin + entry]
 
 
 @exact_kernel

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlearn import drift
-from everlearn.drift.detection import FILLED
+from everlearn.drift.kernels import FILLED
 from everlearn.errors import ConfigError
 from everlearn.spec import DriftSpec
 from tests.support.series import rng

@@ -11,12 +11,12 @@ import math
 
 import numpy as np
 
-from everlearn._jit import exact_kernel, outlined
+from everlearn._jit import outlined
 from everlearn._random import uniform
 from everlearn.records import Floats, Ints
 
 
-@exact_kernel
+@outlined
 def page_hinkley_reset(sums: Floats, lowest: float, highest: float) -> None:
     """Reset `sums`, float64 (6,). The extremes before the first value are 0 and 0 for a CUSUM, inf and -1 in River."""
     sums[:] = 0.0
@@ -24,7 +24,7 @@ def page_hinkley_reset(sums: Floats, lowest: float, highest: float) -> None:
     sums[5] = highest
 
 
-@exact_kernel
+@outlined
 def page_hinkley_step(
     sums: Floats, value: float, minimum: int, delta: float, warning: float, threshold: float, forgetting: float
 ) -> int:
@@ -47,14 +47,14 @@ def page_hinkley_step(
     return level if rise >= fall else -level
 
 
-@exact_kernel
+@outlined
 def ddm_reset(sums: Floats) -> None:
     """Reset `sums`, float64 (6,)."""
     sums[:] = 0.0
     sums[4] = np.inf
 
 
-@exact_kernel
+@outlined
 def ddm_step(sums: Floats, value: float, minimum: int, warning: float, drift: float, spread: float) -> int:
     """Run one step of DDM (Gama et al. 2004), for rises: the running mean against its best, in standard errors.
 
@@ -74,7 +74,7 @@ def ddm_step(sums: Floats, value: float, minimum: int, warning: float, drift: fl
     return 1 if mean + error > sums[2] + warning * sums[3] else 0
 
 
-@exact_kernel
+@outlined
 def adwin_reset(buckets: Floats, sizes: Ints, sums: Floats) -> None:
     """Reset ADWIN's exponential histogram, in which a bucket of row r sums up 2**r values.
 
@@ -113,7 +113,7 @@ def _adwin_forget(buckets: Floats, sizes: Ints, sums: Floats) -> None:
         sizes[-1] -= 1
 
 
-@exact_kernel
+@outlined
 def adwin_insert(buckets: Floats, sizes: Ints, sums: Floats, value: float) -> None:
     """Add a bucket of one value; merge the two oldest buckets of a full row into the next row."""
     buckets[0, 0, sizes[0]] = value
@@ -192,7 +192,7 @@ def _adwin_newer(buckets: Floats, sizes: Ints, sums: Floats) -> float:
     return float(newer)
 
 
-@exact_kernel
+@outlined
 def adwin_step(
     buckets: Floats,
     sizes: Ints,
@@ -226,7 +226,7 @@ def adwin_step(
     return level
 
 
-@exact_kernel
+@outlined
 def ks_distance(first: Floats, second: Floats) -> int:
     """Return the largest gap between the counts below any point of two samples of equal size; sorts both."""
     first.sort()
@@ -243,7 +243,7 @@ def ks_distance(first: Floats, second: Floats) -> int:
     return largest
 
 
-@exact_kernel
+@outlined
 def ks_probability(gap: int, size: int) -> float:
     """Return the probability of this gap or a larger one in two samples (Gnedenko and Korolyuk 1951)."""
     if gap == 0:
@@ -259,7 +259,7 @@ def ks_probability(gap: int, size: int) -> float:
     return min(1.0, 2.0 * whole)
 
 
-@exact_kernel
+@outlined
 def kswin_step(
     ring: Floats,
     sums: Floats,

@@ -10,12 +10,12 @@ import hashlib
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import Kernel, part
+from everlearn._jit import Kernel, bare, part
 from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
 from everlearn.records import Floats, Ints, Singles
 
@@ -24,20 +24,12 @@ BLOCK_ROWS, BLOCK_VALUES = 64, 16384  # rows of a block, fewer where they are wi
 
 def outlined(function: Kernel) -> Kernel:
     """Compile `function` for use in kernels, to be called; Python cannot call it."""
-    return part(function, bare=True)
+    return bare(function)
 
 
 def inlined(function: Kernel) -> Kernel:
     """Compile `function` for use in kernels, inlined by LLVM; Python cannot call it."""
     return part(function, bare=True, forceinline=True)
-
-
-def merged(function: Kernel) -> Kernel:
-    """Merge `function` into the function that calls it, before types are inferred."""
-    import numba
-
-    options: Any = numba.njit(nogil=True, error_model="numpy", inline="always")
-    return cast(Kernel, options(function))
 
 
 @outlined

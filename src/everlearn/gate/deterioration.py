@@ -39,7 +39,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare, exact_kernel
 from everlearn.errors import InputError
 from everlearn.records import Arrays, Evidence, Floats, Singles, Verdict
 
@@ -264,7 +264,7 @@ def watch(differences: Floats, weights: Floats, good: Floats, counts: Counts, su
             _close(n + 1, sums, blocks)
 
 
-@exact_kernel
+@bare
 def _close(n: int, sums: Floats, blocks: Floats) -> None:
     """Close the open block of 25 rows after row n, and merge pairs of closed blocks into blocks of double length."""
     mean, squares = blocks[0, MEAN], blocks[0, SQUARES]
@@ -283,7 +283,7 @@ def _close(n: int, sums: Floats, blocks: Floats) -> None:
         length *= 2
 
 
-@exact_kernel
+@bare
 def _judge(row: Floats, mean: float, variance: float, length: int, rate: float, n: int, sums: Floats) -> None:
     """Add a closed block to one length: its mean and the variance of its rows."""
     row[COUNT] += 1.0
@@ -309,19 +309,57 @@ def _judge(row: Floats, mean: float, variance: float, length: int, rate: float, 
     row[BEFORE], row[LAST] = row[LAST], score
 
 
-@exact_kernel
+# Sums, ranks and steps of a dozen numbers: numba compiles `np.median` and `np.sort` for seconds.
+
+
+@bare
+def _mean(values: Floats, count: int) -> float:
+    """Return the mean of the first `count` values."""
+    total = 0.0
+    for i in range(count):
+        total += values[i]
+    return total / count
+
+
+@bare
+def _ranked(values: Floats) -> Floats:
+    """Return the values in ascending order, by insertion."""
+    found = np.empty(len(values))
+    for i in range(len(values)):
+        at = i
+        while at > 0 and found[at - 1] > values[i]:
+            found[at] = found[at - 1]
+            at -= 1
+        found[at] = values[i]
+    return found
+
+
+@bare
+def _steps(values: Floats, apart: int) -> Floats:
+    """Return half the squared difference of each value and the one `apart` places before it."""
+    found = np.empty(len(values) - apart)
+    for i in range(len(found)):
+        found[i] = 0.5 * (values[i + apart] - values[i]) ** 2
+    return found
+
+
+@bare
 def _fit(row: Floats, n: int, sums: Floats) -> None:
     """Fit a first-order autoregression to the first n rows: 1 minus von Neumann's ratio, corrected for its bias."""
-    variance = np.mean(row[VARIANCES : VARIANCES + FEWEST]) + np.var(row[MEANS : MEANS + FEWEST])
+    mean, apart = _mean(row[MEANS : MEANS + FEWEST], FEWEST), 0.0
+    for i in range(FEWEST):
+        apart += (row[MEANS + i] - mean) ** 2
+    variance = _mean(row[VARIANCES : VARIANCES + FEWEST], FEWEST) + apart / FEWEST
     phi = 1.0 - sums[STEPS] / (n - 1) / variance if variance > 0.0 else 0.0
     sums[PERSISTENCE] = min(max(phi + (1.0 + 3.0 * phi) / n, 0.0), PERSISTENT)
 
 
-@exact_kernel
+@bare
 def _judge_first(row: Floats, length: int, unseen: float, phi: float) -> None:
     """Judge the first FEWEST blocks of a length together, with the slow means that they give."""
     variances = row[VARIANCES : VARIANCES + FEWEST]
-    typical = np.median(variances)
+    ranked = _ranked(variances)
+    typical = (ranked[FEWEST // 2 - 1] + ranked[FEWEST // 2]) / 2
     within = 0.0
     for i in range(FEWEST):
         within += min(variances[i], BURST * typical) if typical > 0.0 else variances[i]
@@ -329,17 +367,17 @@ def _judge_first(row: Floats, length: int, unseen: float, phi: float) -> None:
     scores = np.empty(FEWEST)
     for i in range(FEWEST):
         scores[i] = _units(row[MEANS + i], max(SHARE * variances[i], row[WITHIN] + unseen), length)
-    near = np.sort(0.5 * (scores[1:] - scores[:-1]) ** 2)
-    far = np.sort(0.5 * (scores[2:] - scores[:-2]) ** 2)
-    row[NEAR], row[FAR] = NEAR_TRIM * np.mean(near[:-1]), FAR_TRIM * np.mean(far[:-2])
+    near, far = _ranked(_steps(scores, 1)), _ranked(_steps(scores, 2))
+    row[NEAR], row[FAR] = NEAR_TRIM * _mean(near, len(near) - 1), FAR_TRIM * _mean(far, len(far) - 2)
     trimmed = _shrink(row[NEAR], row[FAR], FEWEST - 1, length, phi)
-    shrink = min(trimmed, _shrink(float(np.mean(near)), float(np.mean(far)), FEWEST - 1, length, phi))
+    whole = _mean(near, len(near)), _mean(far, len(far))
+    shrink = min(trimmed, _shrink(whole[0], whole[1], FEWEST - 1, length, phi))
     for i in range(FEWEST):
         _climb(row, row[MEANS + i], scores[i], shrink, length)
     row[BEFORE], row[LAST] = scores[FEWEST - 2], scores[FEWEST - 1]
 
 
-@exact_kernel
+@bare
 def _climb(row: Floats, mean: float, score: float, shrink: float, length: int) -> None:
     """Add one block to the statistic of a length."""
     if mean < 0.0:
@@ -354,7 +392,7 @@ def _climb(row: Floats, mean: float, score: float, shrink: float, length: int) -
         row[STATISTIC] = row[RISING] = row[GAIN] = 0.0
 
 
-@exact_kernel
+@bare
 def _units(mean: float, variance: float, length: int) -> float:
     """Return the mean of a block over the standard deviation of a mean of independent rows with this variance."""
     if mean == 0.0:
@@ -364,7 +402,7 @@ def _units(mean: float, variance: float, length: int) -> float:
     return min(max(mean / math.sqrt(variance / length), -FARTHEST), FARTHEST)
 
 
-@exact_kernel
+@bare
 def _shrink(near: float, far: float, count: int, length: int, phi: float) -> float:
     """Return the factor from units of independent rows to standard deviations of a block mean.
 
@@ -379,7 +417,7 @@ def _shrink(near: float, far: float, count: int, length: int, phi: float) -> flo
     return (1.0 - r) / math.sqrt(near * (1.0 + r))
 
 
-@exact_kernel
+@bare
 def _autoregression(phi: float, length: int) -> tuple[float, float]:
     """Return near, and far / near - 1, of blocks of a first-order autoregression with coefficient phi in [0, 1)."""
     if phi <= 0.0:

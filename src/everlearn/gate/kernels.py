@@ -19,7 +19,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare, exact_kernel, outlined
 from everlearn.gate.weights import SHARES, share
 from everlearn.records import Floats, Singles
 
@@ -121,7 +121,7 @@ def compare(
             _adapt(seen, totals, blocks, recent)
 
 
-@exact_kernel
+@bare
 def _calibrate(a: float, b: float, row: int, seen: Counts, totals: Floats) -> None:
     """Count one pair of losses for the first scale.
 
@@ -134,7 +134,7 @@ def _calibrate(a: float, b: float, row: int, seen: Counts, totals: Floats) -> No
         totals[LOSS, SCALE] = totals[WINDOW, SCALE] = scale
 
 
-@exact_kernel
+@bare
 def _adapt(seen: Counts, totals: Floats, blocks: Floats, recent: Floats) -> None:
     """After 100, 200, 400, ... pairs, set the scale to `CAP` root mean squares of the losses since the last change.
 
@@ -154,26 +154,38 @@ def _adapt(seen: Counts, totals: Floats, blocks: Floats, recent: Floats) -> None
     unit = totals[LOSS, SCALE] / scale
     for row in (LOSS, WINDOW):
         totals[row, SCALE] = scale
-        totals[row, NET:] *= unit
-        blocks[row, :, SUM] *= unit
-        blocks[row, :, FIRST:] *= unit
-        blocks[row, :, SQUARES] *= unit * unit
-        blocks[row, :, LAGGED] *= unit * unit
+        for column in range(NET, totals.shape[1]):
+            totals[row, column] *= unit
+        for level in range(blocks.shape[1]):
+            for column in range(SUM, blocks.shape[2]):
+                blocks[row, level, column] *= unit * unit if column in (SQUARES, LAGGED) else unit
 
 
-@exact_kernel
+@bare
 def _keep(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, weights: Floats) -> None:
     """Copy the rows of the loss and the window to the rows that are read."""
     for row in (LOSS, WINDOW):
-        seen[row - 2] = seen[row]
-        totals[row - 2] = totals[row]
-        capital[row - 2] = capital[row]
-        blocks[row - 2] = blocks[row]
-        if len(weights) > 0:
-            weights[row - 2] = weights[row]
+        for column in range(seen.shape[1]):
+            seen[row - 2, column] = seen[row, column]
+        _copy_row(totals, row)
+        _copy_row(weights, row)
+        for level in range(blocks.shape[1]):
+            for column in range(blocks.shape[2]):
+                blocks[row - 2, level, column] = blocks[row, level, column]
+        for direction in range(capital.shape[1]):
+            for part in range(capital.shape[2]):
+                for stake in range(capital.shape[3]):
+                    capital[row - 2, direction, part, stake] = capital[row, direction, part, stake]
 
 
-@exact_kernel
+@bare
+def _copy_row(values: Floats, row: int) -> None:
+    """Copy a row two rows up, unless there are none. Numba compiles the assignment of a slice for a second."""
+    for column in range(values.shape[1] if len(values) else 0):
+        values[row - 2, column] = values[row, column]
+
+
+@bare
 def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, weights: Floats, cycle: int) -> None:
     """Start a new window once the old one is half as long as the stream before it, at the end of a whole cycle."""
     n, window = seen[LOSS, COMPARED], seen[WINDOW, COMPARED]
@@ -189,7 +201,7 @@ def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, weig
         weights[WINDOW, SHARES] = 0.0
 
 
-@exact_kernel
+@bare
 def _count(
     row: int,
     d: float,
@@ -220,7 +232,7 @@ def _count(
             _close(blocks, row, LEVELS)
 
 
-@exact_kernel
+@bare
 def _bet(capital: Floats, row: int, direction: int, gain: float, most: float) -> None:
     """Multiply each capital by 1 + stake * gain / most; move it to the logarithm before it overflows."""
     part, inside = gain / most, True
@@ -236,7 +248,7 @@ def _bet(capital: Floats, row: int, direction: int, gain: float, most: float) ->
             factors[k] = 1.0
 
 
-@exact_kernel
+@outlined
 def log_capital(capital: Floats) -> float:
     """Return the log of the mean capital over all stakes."""
     most = -np.inf
@@ -248,7 +260,7 @@ def log_capital(capital: Floats) -> float:
     return most + math.log(total / len(STAKES))
 
 
-@exact_kernel
+@bare
 def _add(blocks: Floats, row: int, n: int, d: float) -> None:
     """Add the n-th difference to the blocks of every length; a full block is added to the next longer one."""
     total = d
@@ -260,7 +272,7 @@ def _add(blocks: Floats, row: int, n: int, d: float) -> None:
         _close(blocks, row, level)
 
 
-@exact_kernel
+@bare
 def _close(blocks: Floats, row: int, level: int) -> None:
     x = blocks[row, level, OPEN]
     if blocks[row, level, COUNT] == 0.0:
@@ -275,7 +287,7 @@ def _close(blocks: Floats, row: int, level: int) -> None:
     blocks[row, level, OPEN] = 0.0
 
 
-@exact_kernel
+@outlined
 def resemblance(sums: Floats) -> float:
     """Return the lag-1 autocorrelation of the blocks, plus a quarter of a standard error.
 
@@ -291,7 +303,7 @@ def resemblance(sums: Floats) -> float:
     return float(r + (1.0 + 4.0 * r) / m + 0.25 / math.sqrt(m))
 
 
-@exact_kernel
+@outlined
 def _slope(sums: Floats) -> float:
     """Return the slope of a straight line through the blocks, for each block; 0 without the sum that it needs."""
     m = sums[COUNT]
@@ -300,7 +312,7 @@ def _slope(sums: Floats) -> float:
     return float(12.0 * (sums[RANKED] - 0.5 * (m + 1.0) * sums[SUM]) / (m * (m * m - 1.0)))
 
 
-@exact_kernel
+@outlined
 def trend_resemblance(sums: Floats, slope: float) -> float:
     """Return `resemblance` of the blocks around a line of this slope, with the bias of a fitted line."""
     m = sums[COUNT]
@@ -318,7 +330,7 @@ def trend_resemblance(sums: Floats, slope: float) -> float:
     return float(r + (2.0 + 4.0 * r) / m + 1.25 / math.sqrt(m))
 
 
-@exact_kernel
+@outlined
 def _describe(sums: Floats, length: float, slope: float) -> tuple[float, float, float]:
     """Return the mean difference, the variance of the block means, and the effective number of blocks.
 
@@ -334,7 +346,7 @@ def _describe(sums: Floats, length: float, slope: float) -> tuple[float, float, 
     return mean, variance, m * (1.0 - r) / (1.0 + r)
 
 
-@exact_kernel
+@outlined
 def _log_e(away: float, variance: float, blocks: float, examples: float) -> float:
     """Return the log e-value that a mean is positive if it was measured as `away`.
 
@@ -360,7 +372,7 @@ def half_width(variance: float, blocks: float, examples: float, threshold: float
     return math.sqrt(variance * u / (1.0 - u)) if u < 1.0 else UNBOUNDED
 
 
-@exact_kernel
+@bare
 def weigh_blocks(
     blocks: Floats, better: float, worse: float, cycle: int, threshold: float
 ) -> tuple[float, float, float, float, float, float]:
@@ -422,7 +434,7 @@ def weigh_row(
     return examples, difference, whole, low, high, first, second, int(length), int(count)
 
 
-@exact_kernel
+@bare
 def _doubling(
     blocks: Floats, better: float, worse: float, threshold: float
 ) -> tuple[float, float, float, float, float, float]:
@@ -445,7 +457,7 @@ def _doubling(
     return first, second, max(low, -1.0), min(high, 1.0), float(1 << decided), blocks[decided, COUNT]
 
 
-@exact_kernel
+@bare
 def _weakest(blocks: Floats, longest: int, bound: float, sign: float) -> tuple[float, int]:
     """Return the weakest log e-value over the lengths that qualify, and its level; 0 where none does.
 

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare
 from everlearn.errors import ConfigError
 from everlearn.metrics.judging import Bits
 from everlearn.metrics.recent import HIGH, LABEL, LOW, WEIGHT
@@ -84,7 +84,7 @@ def report(sums: Floats) -> dict[str, float]:
     return found
 
 
-@exact_kernel
+@bare
 def bucket_of(low: int, high: int) -> int:
     """Return the bucket of a score; `low` and `high` are the bits of the scores of class 0 and class 1."""
     # The outcome that is not the rarer one is at _HALF, so one of the two terms gives the bucket.
@@ -93,7 +93,7 @@ def bucket_of(low: int, high: int) -> int:
     return int(rare + np.int32(_HALF) - other)
 
 
-@exact_kernel
+@bare
 def add(
     ints: Bits, floats: Floats, first: int, end: int, ring: Smalls, counts: Smalls, state: Ints, sums: Floats
 ) -> None:
@@ -139,7 +139,7 @@ def add(
     sums[_MASS], sums[_ALERTS], sums[_POSITIVE], sums[_CAUGHT] = mass, alerts, positive, caught
 
 
-@exact_kernel
+@bare
 def _up(counts: Smalls, top: int, above: int, allowed: int) -> tuple[int, int]:
     """Move the bucket of the quantile up, until at most `allowed` scores are above it; return it, and their number."""
     while above > allowed:
@@ -148,7 +148,7 @@ def _up(counts: Smalls, top: int, above: int, allowed: int) -> tuple[int, int]:
     return top, above
 
 
-@exact_kernel
+@bare
 def _down(counts: Smalls, top: int, above: int, allowed: int) -> tuple[int, int]:
     """Move the bucket of the quantile down, while no more than `allowed` scores would be above it."""
     while above + counts[top] <= allowed:

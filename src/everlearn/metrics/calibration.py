@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare, outlined
 from everlearn.metrics.judging import Bits
 from everlearn.metrics.recent import BEST, HIGH, LABEL, WEIGHT
 from everlearn.records import Arrays, Floats
@@ -73,7 +73,7 @@ def reliability(bins: Floats) -> dict[str, NDArray[Any]]:
     }
 
 
-@exact_kernel
+@outlined
 def bin_of(p: float) -> int:
     """Return the bin of a probability: the one whose lower end is at most p."""
     place = min(max(int(p * _WIDE), 0), _WIDE - 1)
@@ -84,7 +84,7 @@ def bin_of(p: float) -> int:
     return place
 
 
-@exact_kernel
+@bare
 def add_classes(ints: Bits, floats: Floats, first: int, end: int, classes: int, bins: Floats) -> None:
     """Add the rows first..end-1 of the ring of `recent`; scores that are not finite belong to no bin."""
     score, weight = ints[HIGH][first:end].view(np.float32), floats[WEIGHT][first:end]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare, exact_kernel
 from everlearn.metrics.curves import COUNT, GOOD, LAST, LOSS, MASS, SHIFT, put, widen
 from everlearn.metrics.judging import Bits, surprise
 from everlearn.metrics.recent import BEST, BRIER, COMMON, INDEX, KNOWN, LABEL, TRUE, WEIGHT
@@ -70,7 +70,7 @@ def add(
     naive[COMPARED], naive[OURS], naive[LAST_KNOWN], naive[MOST_COMMON] = compared, ours, repeats, common
 
 
-@exact_kernel
+@bare
 def add_alike(
     ints: Bits,
     floats: Floats,
@@ -120,7 +120,7 @@ def add_alike(
     _curve_alike(loss, label, best, place, counts, sums, curve)
 
 
-@exact_kernel
+@bare
 def _curve_alike(
     loss: Floats, label: Bits, best: Bits, place: Floats, counts: Ints, sums: Floats, curve: Floats
 ) -> None:
@@ -148,7 +148,7 @@ def _curve_alike(
         start = stop
 
 
-@exact_kernel
+@bare
 def _total(values: Floats) -> float:
     """Return the sum of values, added in four parts."""
     rows = len(values)
@@ -164,7 +164,7 @@ def _total(values: Floats) -> float:
     return (a + b) + (c + d)
 
 
-@exact_kernel
+@bare
 def _confuse(ints: Bits, floats: Floats, first: int, end: int, by_class: Floats) -> None:
     """Add rows to the weights by class: true, predicted, and hit."""
     weight, label, best = floats[WEIGHT][first:end], ints[LABEL][first:end], ints[BEST][first:end]
@@ -175,7 +175,7 @@ def _confuse(ints: Bits, floats: Floats, first: int, end: int, by_class: Floats)
         by_class[max(predicted, 0), _PREDICTED] += w * (predicted >= 0)
 
 
-@exact_kernel
+@bare
 def _confuse_two(ints: Bits, first: int, end: int, by_class: Floats) -> None:
     """Add rows to the weights by class as `_confuse` does, for two classes and rows of weight 1."""
     label, best = ints[LABEL][first:end], ints[BEST][first:end]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare, exact_kernel
 from everlearn.metrics import alerts, calibration, histogram, ranks, segments
 from everlearn.metrics.alerts import Smalls
 from everlearn.metrics.class_sums import (
@@ -145,7 +145,7 @@ def _append(
     return -1 if left > 0 else row
 
 
-@exact_kernel
+@bare
 def _usable(y: Floats, weight: Singles, classes: int) -> int:
     """Return the number of rows that count before the first that does not; NaN fails every comparison."""
     unusable = 0
@@ -160,7 +160,7 @@ def _usable(y: Floats, weight: Singles, classes: int) -> int:
     return row
 
 
-@exact_kernel
+@bare
 def _append_many(
     scores: Singles, bits: Bits, y: Floats, first: int, rows: int, at: int, ints: Bits, floats: Floats
 ) -> None:
@@ -177,7 +177,7 @@ def _append_many(
         high[row] = bits[row, max(choice, 0)]
 
 
-@exact_kernel
+@bare
 def _append_two(
     scores: Singles, bits: Bits, y: Floats, first: int, rows: int, at: int, ints: Bits, floats: Floats
 ) -> None:
@@ -197,7 +197,7 @@ def _append_two(
         brier[row] = gap * gap if finite else 1.0
 
 
-@exact_kernel
+@bare
 def _append_others(
     weight: Singles,
     known: Floats,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare
 from everlearn.records import Floats, Ints
 
 EXAMPLES, UNSCORED, LAST, SHIFT, END, FOLDED = range(6)  # in arrays["counts"]; the last one only beside recent rows
@@ -27,7 +27,7 @@ def points(counts: Ints, curve: Floats, names: tuple[str, ...]) -> dict[str, NDA
     } | means
 
 
-@exact_kernel
+@bare
 def widen(x: int, counts: Ints, curve: Floats) -> int:
     """Merge neighbours of the curve until example number x fits in; return the number of doublings so far."""
     points, columns = curve.shape
@@ -42,7 +42,7 @@ def widen(x: int, counts: Ints, curve: Floats) -> int:
     return int(counts[SHIFT])
 
 
-@exact_kernel
+@bare
 def put(curve: Floats, bucket: int, count: float, mass: float, good: float, loss: float) -> None:
     """Write the sums of one stretch of the curve."""
     curve[bucket, COUNT], curve[bucket, MASS], curve[bucket, GOOD], curve[bucket, LOSS] = count, mass, good, loss

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare, exact_kernel
 from everlearn.errors import ConfigError
 from everlearn.records import Floats, Ints, Loss, LossKind, Singles, Task
 
@@ -77,7 +77,7 @@ def loss_kind(kind: str, task: Task, own: Loss | None = None) -> Loss:
     raise ConfigError(f"gate.loss: got {kind!r} for a {task} task{of}; expected one of auto, {', '.join(fitting)}")
 
 
-@exact_kernel
+@bare
 def surprise(bits: int) -> float:
     """Return -log of a probability given as the bits of its float32, clipped to [1e-15, 1]; accurate to 1e-14."""
     bits = min(max(bits, LEAST), ONE)
@@ -87,7 +87,7 @@ def surprise(bits: int) -> float:
     return float(-(((bits >> 23) - 127) * _LN2 + _LOGS[j] + series))
 
 
-@exact_kernel
+@bare
 def judge_row(scores: Singles, row: int, true: int) -> tuple[int, float, float]:
     """Return the predicted class of a row, half the sum of squares of its gaps, and the score of the predicted class.
 
@@ -106,7 +106,7 @@ def judge_row(scores: Singles, row: int, true: int) -> tuple[int, float, float]:
     return choice, squares / 2, np.float64(top)
 
 
-@exact_kernel
+@bare
 def _judge_two(
     scores: Singles, bits: Bits, y: Floats, label: Ints, best: Ints, log_loss: Floats, brier: Floats
 ) -> None:
@@ -121,7 +121,7 @@ def _judge_two(
         brier[row] = gap * gap if finite else 1.0
 
 
-@exact_kernel
+@bare
 def _judge_many(
     scores: Singles, bits: Bits, y: Floats, label: Ints, best: Ints, log_loss: Floats, brier: Floats
 ) -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare, exact_kernel
 from everlearn.metrics import segments
 from everlearn.metrics.curves import COUNT, END, EXAMPLES, FOLDED, GOOD, LOSS, PINBALL, SHIFT, UNSCORED, put, widen
 from everlearn.metrics.curves import MASS as WEIGHED
@@ -109,7 +109,7 @@ def _append(
     return -1 if left > 0 else row
 
 
-@exact_kernel
+@bare
 def _usable(scores: Singles, y: Floats, weight: Singles) -> int:
     """Return the number of rows that count before the first that does not; NaN fails every comparison."""
     unusable = 0
@@ -125,7 +125,7 @@ def _usable(scores: Singles, y: Floats, weight: Singles) -> int:
     return len(y)
 
 
-@exact_kernel
+@bare
 def _write(
     scores: Singles,
     y: Floats,

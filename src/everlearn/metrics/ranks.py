@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare, exact_kernel
 from everlearn.metrics.recent import HIGH, LABEL, LOW, WEIGHT
 from everlearn.records import Arrays, Floats, Ints, Singles
 
@@ -175,7 +175,7 @@ def _add(bits: Bits, label: Ints, weight: Singles, cells: Bits, sums: Floats, fr
     add(ints, floats, 0, rows, cells, sums, free, limits)
 
 
-@exact_kernel
+@bare
 def add(
     ints: Bits, floats: Floats, first: int, end: int, cells: Bits, sums: Floats, free: Bits, limits: Floats
 ) -> None:
@@ -207,7 +207,7 @@ def add(
         sums[cell, true] += w
 
 
-@exact_kernel
+@bare
 def _look_up(keys: Bits, first: int, cells: Bits, found: Bits, waiting: Bits) -> None:
     """Write the cell of each key from `first` on to `found`: level by level, without branches."""
     keys, found = keys[first:], found[first:]
@@ -233,7 +233,7 @@ def _look_up(keys: Bits, first: int, cells: Bits, found: Bits, waiting: Bits) ->
         left, shift = still, shift - 3
 
 
-@exact_kernel
+@bare
 def _find(key: int, true: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> int:
     """Return the cell for a key, after the splits that it asks for."""
     cell, shift = key >> _TOP, _TOP
@@ -247,7 +247,7 @@ def _find(key: int, true: int, cells: Bits, sums: Floats, free: Bits, limits: Fl
     return int(cell)
 
 
-@exact_kernel
+@bare
 def _place(key: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> int:
     """Split the cell of a key until the key has one, and return that."""
     cell, shift = key >> _TOP, _TOP
@@ -280,7 +280,7 @@ def _place(key: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> i
                 sums[cell, label] = 0.0
 
 
-@exact_kernel
+@bare
 def _merge(cells: Bits, sums: Floats, free: Bits, limits: Floats) -> None:
     """Merge blocks that hold a small share of both classes into the cell above, until a quarter of them is free."""
     totals = np.zeros(2)
@@ -299,7 +299,7 @@ def _merge(cells: Bits, sums: Floats, free: Bits, limits: Floats) -> None:
         share *= 1.25
 
 
-@exact_kernel
+@bare
 def _merge_block(cell: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> bool:
     """Merge the block below a cell into it if it holds no further block and little weight; return True if so."""
     block = _INNER - int(cells[cell])

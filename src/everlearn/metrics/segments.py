@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import bare
 from everlearn.metrics.judging import Bits, surprise
 from everlearn.metrics.recent import BEST, GROUP, HIGH, LABEL, MASS, PREDICTED, SEGMENT, TRUE, TRUTH, WEIGHT
 from everlearn.records import Arrays, Floats, Ints, Task
@@ -118,7 +118,7 @@ def report(sums: Floats, task: Task, names: Sequence[str]) -> dict[str, dict[str
     return found
 
 
-@exact_kernel
+@bare
 def add_classes(ints: Bits, floats: Floats, first: int, end: int, classes: int, sums: Floats) -> None:
     """Add the rows first..end-1 of the ring of `recent`."""
     scores = ints.view(np.float32)
@@ -136,7 +136,7 @@ def add_classes(ints: Bits, floats: Floats, first: int, end: int, classes: int, 
         sums[segment, _LABELLED] += w * (ints[LABEL, row] == 1 if classes == 2 else hit)
 
 
-@exact_kernel
+@bare
 def add_numbers(floats: Floats, first: int, end: int, sums: Floats) -> None:
     """Add the rows first..end-1 of the ring of `recent`."""
     for row in range(first, end):

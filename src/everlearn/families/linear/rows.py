@@ -11,8 +11,9 @@ import math
 import numpy as np
 
 from everlearn import _jit
+from everlearn._jit import merged
 from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
-from everlearn.families.kernel_parts import inlined, merged
+from everlearn.families.kernel_parts import inlined
 from everlearn.families.linear.blend import (
     SCALE,
     SCALE_CURVATURE,

@@ -12,7 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.kernel_parts import block_rows, first_fault, inlined, merged, outlined
+from everlearn._jit import merged
+from everlearn.families.kernel_parts import block_rows, first_fault, inlined, outlined
 from everlearn.families.mondrian.columns import FURTHEST, gather, measure, prepare
 from everlearn.families.mondrian.layout import (
     CEILING,

@@ -11,8 +11,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn._jit import merged
 from everlearn.drift.detectors import adwin_reset, adwin_step
-from everlearn.families.kernel_parts import block_rows, first_fault, inlined, merged, mislabelled, outlined
+from everlearn.families.kernel_parts import block_rows, first_fault, inlined, mislabelled, outlined
 from everlearn.families.mondrian.aggregating import aggregate
 from everlearn.families.mondrian.class_nodes import learn_class
 from everlearn.families.mondrian.columns import gather, measure, prepare

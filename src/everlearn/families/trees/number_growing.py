@@ -12,7 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.kernel_parts import merged, outlined
+from everlearn._jit import merged
+from everlearn.families.kernel_parts import outlined
 from everlearn.families.trees.growing import MOST_WEIGHT, PATIENCE, REVIVED, ROUNDING
 from everlearn.families.trees.layout import (
     AROUND,

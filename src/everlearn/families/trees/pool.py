@@ -13,8 +13,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn._jit import merged
 from everlearn._random import uniform
-from everlearn.families.kernel_parts import merged, outlined
+from everlearn.families.kernel_parts import outlined
 from everlearn.families.trees.layout import (
     BACKGROUND,
     CHOICES,

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn._jit import merged
 from everlearn._random import uniform
 from everlearn.drift.detectors import adwin_reset, adwin_step
-from everlearn.families.kernel_parts import block_rows, first_fault, merged
+from everlearn.families.kernel_parts import block_rows, first_fault
 from everlearn.families.trees.columns import count, prepare
 from everlearn.families.trees.layout import (
     BACKGROUND,
