@@ -128,7 +128,9 @@ def test_a_regression_is_measured_by_its_error(tmp_path):
     draw = np.random.default_rng(0)
     x = draw.normal(size=400)
     stream = read({"x": x, "y": 3 * x + 0.1 * draw.normal(size=400)}, label="y")
-    with everlearn.open({"schema": msgspec.to_builtins(stream.schema)}, home=tmp_path / "home") as loop:
+    with everlearn.open(
+        {"schema": msgspec.to_builtins(stream.schema), "model": {"family": "linear"}}, home=tmp_path / "home"
+    ) as loop:
         loop.run(stream)
         now = loop.status()
         assert now["metric"] == "mae"

@@ -31,6 +31,7 @@ FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in dashboard.MED
 PAGES = {"": "Overview", "versions": "Versions", "decisions": "Decisions", "events": "Events"}
 SPEC: dict[str, Any] = {
     "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
+    "model": {"family": "linear"},
     "mode": "gated",
     "gate": {"minimum": 100, "promote": "snapshot"},  # what serves stays apart from what learns, to be merged
 }
