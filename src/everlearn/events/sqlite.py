@@ -17,7 +17,17 @@ from everlearn.errors import ConfigError, LogError
 from everlearn.events import file, seals
 from everlearn.events.deduplication import DIGEST
 from everlearn.events.file import Durability
-from everlearn.events.rows import IS_RARE, RARE, Row, check_agreement, check_kinds, events_of, row, tombstone
+from everlearn.events.rows import (
+    IS_RARE,
+    RARE,
+    Row,
+    check_agreement,
+    check_kinds,
+    check_usable,
+    events_of,
+    row,
+    tombstone,
+)
 from everlearn.events.seals import ChainCheck
 from everlearn.records import Erased, Event, Payload
 
@@ -480,15 +490,7 @@ class SqliteLog:
         self.close()
 
     def _check_usable(self) -> None:
-        if not self._open:
-            raise LogError(
-                f"the log {self.path} is closed; open it again to use it; while its loop is served, use server.client()"
-            )
-        if os.getpid() != self._process:
-            raise LogError(
-                f"the log {self.path} was opened by process {self._process} and is used in its child {os.getpid()}; "
-                "open it again in each process"
-            )
+        check_usable(self.path, self._open, self._process)
         if self._resting:
             with self._alone():
                 if self._resting:
