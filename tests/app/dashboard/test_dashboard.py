@@ -531,6 +531,18 @@ def test_decisions_show_their_evidence_and_are_filtered(page):
 
 
 @in_chromium
+def test_the_two_decisions_of_a_start_say_which_seat_they_fill(page):
+    page.open("decisions")
+    page.until(lambda: page.run("return document.querySelector('.entry') !== null"))
+    starts = page.run(
+        "const all = [...document.querySelectorAll('.entry')];"
+        "return all.filter((one) => one.querySelector('.what').textContent === 'Start')"
+        ".map((one) => one.querySelector('.reason .soft').textContent.split(' ')[2])"
+    )
+    assert sorted(starts) == ["challenger", "champion"]
+
+
+@in_chromium
 def test_all_decisions_are_exported(page, server, tmp_path):
     page.open("decisions")
     where = {"behavior": "allow", "downloadPath": str(tmp_path)}
