@@ -16,7 +16,6 @@ from typing import Any, NoReturn, Self
 from everlearn.errors import ConfigError, LogError
 from everlearn.events import file, seals
 from everlearn.events.deduplication import DIGEST
-from everlearn.events.file import Durability
 from everlearn.events.rows import (
     IS_RARE,
     RARE,
@@ -62,7 +61,7 @@ class SqliteLog:
 
     rests = True
 
-    def __init__(self, path: str | os.PathLike[str], durability: Durability = "process", tidy: bool = True) -> None:
+    def __init__(self, path: str | Path, durability: file.Durability = "process", tidy: bool = True) -> None:
         if durability not in ("process", "power"):
             raise ConfigError(f"durability is {durability!r}, expected 'process' or 'power'")
         self.path = Path(path)
