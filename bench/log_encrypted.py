@@ -32,7 +32,9 @@ SCHEMA = Schema(label="y", task="binary", classes=(False, True), fields=FIELDS)
 
 def answers(encrypt: bool, requests: int, folder: Path) -> tuple[float, float]:
     """Return p50 and p99 in milliseconds."""
-    spec = Spec(schema=SCHEMA, subject="user", serve=ServeSpec(port=0), log=LogSpec(encrypt=encrypt))
+    spec = Spec(
+        schema=SCHEMA, model={"family": "linear"}, subject="user", serve=ServeSpec(port=0), log=LogSpec(encrypt=encrypt)
+    )
     taken: list[float] = []
     with Server(spec, folder) as server, Client(server.url) as client:
         for number in range(-200, requests):

@@ -36,7 +36,11 @@ def stream(copies: int) -> Stream:
 
 
 def spec(rows: str = "auto") -> Spec:
-    return Spec(schema=read(DATA, label="label").schema, log=LogSpec(rows="always" if rows == "always" else "auto"))
+    return Spec(
+        schema=read(DATA, label="label").schema,
+        model={"family": "linear"},
+        log=LogSpec(rows="always" if rows == "always" else "auto"),
+    )
 
 
 def peak() -> float:

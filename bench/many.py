@@ -41,6 +41,7 @@ from everlearn.spec import ReplaySpec, Schema, ServeSpec, Spec
 FIELDS = {f"x{i}": "numeric" for i in range(8)}
 SPEC = Spec(
     schema=Schema(label="y", task="binary", classes=(0, 1), fields=FIELDS),
+    model={"family": "linear"},
     replay=ReplaySpec(kind="window", bytes=20_000),
     serve=ServeSpec(port=0),
 )

@@ -63,7 +63,9 @@ def rows(path: Path, warm_start: float) -> Iterator[tuple[str, dict[str, float],
     yield "frozen", frozen(stream), {}
     naive: dict[str, dict[str, float]] = {}
     for name, changes in MODES.items():
-        settings = msgspec.structs.replace(Spec(schema=stream.schema), warm_start=warm_start, **changes)
+        settings = msgspec.structs.replace(
+            Spec(schema=stream.schema, model={"family": "linear"}), warm_start=warm_start, **changes
+        )
         with TemporaryDirectory() as home, Loop(settings, Path(home)) as loop:
             result = loop.run(stream)
         yield name, result["metrics"]["champion"], result

@@ -106,7 +106,9 @@ def generated(name: str, drift: str, seed: int, n: int) -> Stream:
 
 def scores(stream: Stream, mode: Any, reaction: Any) -> dict[str, float]:
     """Return the metrics and counts of one loop, and the CPU seconds that it took."""
-    spec = msgspec.structs.replace(Spec(schema=stream.schema), mode=mode, drift=DriftSpec(reaction=reaction))
+    spec = msgspec.structs.replace(
+        Spec(schema=stream.schema, model={"family": "linear"}), mode=mode, drift=DriftSpec(reaction=reaction)
+    )
     began = time.process_time()
     with TemporaryDirectory() as home, Loop(spec, Path(home)) as loop:
         result = loop.run(stream)

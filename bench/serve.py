@@ -57,6 +57,7 @@ FIELDS = [f"f{i}" for i in range(10)]
 ROW = {name: round(0.123456 * i - 0.5, 6) for i, name in enumerate(FIELDS)}
 SPEC = Spec(
     schema=Schema(label="y", task="binary", classes=(False, True), fields=dict.fromkeys(FIELDS, "numeric")),
+    model={"family": "linear"},
     mode="live",
     log=LogSpec(rows="always"),
     serve=ServeSpec(port=0, workers=1),

@@ -40,7 +40,7 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last():
 
 def test_a_client_with_manners_meets_a_server_that_learns(tmp_path):
     stream = el.read(Path(el.__file__).parent / "data" / "elec2.parquet", label="label")
-    spec = Spec(schema=stream.schema, mode="live", serve=ServeSpec(port=0))
+    spec = Spec(schema=stream.schema, model={"family": "linear"}, mode="live", serve=ServeSpec(port=0))
     with Server(spec, tmp_path / "home") as server:
         printed = play("traffic.py", "--url", server.url, "--rows", "400", "--rate", "400", "--delay", "5")
     last = printed.splitlines()[-1]

@@ -43,9 +43,10 @@ FOR_FAMILY |= dict.fromkeys(("actions", "action_features", "rewards"), "bandit")
 
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # what functions that make a network may ask for
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
 LEARN = "learn/"  # prefix of the names of arrays that only learning needs
 WIDEST_TRACE = 256  # numbers that a model may ask to be kept with each prediction
+DEFAULT = "auto"  # the family of a spec that names none
+INNER = "linear"  # that of specs within others, and of those that a home stores: the default of release 0.1.0
 
 
 class Model(Protocol):
@@ -171,7 +172,8 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     """Build an untrained model from a spec: `{"family": "linear", ...}` or `{"family": "your_module:build"}`.
 
     `schema` (see `everlearn.schema.shape`) supplies task, dense, hashed and classes where the spec leaves them out.
-    Without either, the model takes its shape from its first stream (`bind`).
+    Without either, the model takes its shape from its first stream (`bind`). A spec without a family is that of the
+    automatic model.
 
     A family may also be a class of `torch.nn.Module`, or a function that returns one. Its parameters may be named
     dense, hashed, classes, outputs, width or shape (which are filled in), or be given as "arguments" in the spec. It
@@ -183,7 +185,7 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     _check_layout(whole)
     if _makes_network(whole):
         whole |= {"family": "neural", "module": whole["family"]}
-    family = str(whole.get("family", "linear"))
+    family = family_of(whole)
     if family in FAMILIES and not {"task", "dense"} & whole.keys():
         return Deferred(whole)
     for name in FOR_FAMILY.keys() - spec.keys():
@@ -192,10 +194,8 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     maker = find(family)
     try:
         model = maker(whole)
-    except EverlearnError:
-        raise
     except Exception as error:
-        if family in FAMILIES:
+        if family in FAMILIES or isinstance(error, EverlearnError):
             raise
         raise ConfigError(
             f"{family!r} could not build a model from the spec: {type(error).__name__}: {error}; expected a function "
@@ -242,20 +242,22 @@ def _check_trace(model: Model) -> None:
         pass
 
 
+def family_of(spec: Spec) -> str:
+    """Return the name of a spec's family."""
+    return str(spec.get("family", DEFAULT))
+
+
 def newest_layout(spec: Spec) -> int:
     """Return the newest layout that this release knows of a spec's family; 0 for a user's family, which has none."""
-    return LAYOUTS.get(str(spec.get("family", "linear")), 0)
+    return LAYOUTS.get(family_of(spec), 0)
 
 
 def _check_layout(spec: Spec) -> None:
     """Raise ConfigError for a layout that this release does not know."""
-    newest = newest_layout(spec)
-    if not newest or "layout" not in spec:
-        return
-    layout = spec["layout"]
-    if not (type(layout) is int and 1 <= layout <= newest):
+    newest, layout = newest_layout(spec), spec.get("layout")
+    if newest and "layout" in spec and not (type(layout) is int and 1 <= layout <= newest):
         raise ConfigError(
-            f"model.layout: got {layout!r}; family {str(spec.get('family', 'linear'))!r} has layouts 1 to {newest} in "
+            f"model.layout: got {layout!r}; family {family_of(spec)!r} has layouts 1 to {newest} in "
             "this release. If a newer release of Everlearn wrote it, upgrade"
         )
 
@@ -263,11 +265,9 @@ def _check_layout(spec: Spec) -> None:
 def _makes_network(spec: Spec) -> bool:
     """Return True if a family makes a network rather than a model.
 
-    A function without required parameters is called to see.
-
-    Raises `ConfigError` if its module cannot be imported, or if it fails and cannot take a spec instead.
+    A function without required parameters is called to see. Raises `ConfigError` if its import or this call fails.
     """
-    family = str(spec.get("family", "linear"))
+    family = family_of(spec)
     if family in FAMILIES or ":" not in family:
         return False
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from everlearn.records import Loss, Scalar, Task
 
@@ -323,9 +323,11 @@ class PartitionSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """All settings of a loop.
 
-    `mode` is "live" (every update serves at once, a guard rolls back) or "gated" (the champion stays as it is until the
-    gate promotes). `warm_start` is a share (below 1) or a number of rows to train on offline first.
-    `prompts` is a file of prompts to ask about (task "preference").
+    `model` is the spec of the model. Without one, or without its family, a new home has the automatic model (that of a
+    bandit for the task "bandit"), and an existing home keeps the model it has. `mode` is "live" (every update serves at
+    once, a guard rolls back) or "gated" (the champion stays as it is until the gate promotes). `warm_start` is a share
+    (below 1) or a number of rows to train on offline first. `prompts` is a file of prompts to ask about (task
+    "preference").
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
     newest keep their arrays, as many as have `keep_bytes` bytes (0: any number). At most `challengers` learn at a time.
     `subject` is the field that names the person whose data a record is. `ignore` lists names in files and requests that
@@ -336,7 +338,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     """
 
     schema: Schema
-    model: dict[str, Any] = field(default_factory=lambda: {"family": "linear"})
+    model: dict[str, Any] = {}
     source: str = ""
     prompts: str = ""
     home: str = ""

@@ -168,6 +168,16 @@ def caught_up(tail: Tail) -> None:
     tail.finish(PATIENCE)
 
 
+def test_kernels_are_loaded_for_the_model_that_the_home_has(tmp_path: Path) -> None:
+    """Settings without a model stand for another one in a home that began with it."""
+    unnamed = spec(model={})
+    assert learner._spec_of_home(unnamed, tmp_path / "home") == unnamed
+    with Loop(spec(model={"family": "last"}), tmp_path / "home") as loop:
+        loop.ready()
+    assert learner._spec_of_home(unnamed, tmp_path / "home").model == {"family": "last"}
+    assert learner._spec_of_home(spec(model={"family": "forest"}), tmp_path / "home").model == {"family": "forest"}
+
+
 def test_a_new_loop_serves_before_anything_was_learned(tmp_path):
     setup = setup_of(tmp_path, spec())
     publisher, reader = Publisher(Path(setup.serving)), reader_of(setup)

@@ -33,7 +33,9 @@ class Serving:
 def serving(tmp_path_factory) -> Iterator[Serving]:
     home = tmp_path_factory.mktemp("served")
     schema = Schema(label="fraud", task="binary", fields={"x": "numeric", "c": "categorical"}, classes=("no", "yes"))
-    spec = Spec(schema=schema, mode="live", gate=GateSpec(minimum=100), serve=ServeSpec(port=0))
+    spec = Spec(
+        schema=schema, model={"family": "linear"}, mode="live", gate=GateSpec(minimum=100), serve=ServeSpec(port=0)
+    )
     scopes = {"boss": ["admin"], "shop": ["predict", "feedback"], "eyes": ["read"]}
     tokens = {name: create(home / "tokens.json", name, what, 1) for name, what in scopes.items()}
     with Server(spec, home) as server:

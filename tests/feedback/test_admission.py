@@ -39,6 +39,7 @@ SETTINGS: dict[str, Any] = {
         "classes": ["no", "yes"],
         "fields": {"a": "numeric", "town": "categorical", "v": "vector[2]"},
     },
+    "model": {"family": "linear"},
     "subject": "user",
 }
 GIVEN = Prediction("p", {"a": 1.0}, "no", (0.75, 0.25), "v1")

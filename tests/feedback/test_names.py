@@ -58,12 +58,12 @@ def test_names_that_were_counted_before_count_towards_the_bound() -> None:
 
 def test_strict_refuses_unknown_and_missing_names(tmp_path: Path) -> None:
     good = {"amount": 1.0, "town": "a"}
-    with el.open({"schema": SCHEMA}, home=tmp_path / "h") as loop:
+    with el.open({"schema": SCHEMA, "model": {"family": "linear"}}, home=tmp_path / "h") as loop:
         loop.predict({"amuont": 1.0, "town": "a"})
         loop.run(el.read({**{name: [1.0] * 9 for name in ("amount", "twon")}, "y": [0, 1] * 4 + [0]}, schema=SCHEMA))
         assert set(loop.status()["fields"]["unknown"]) == {"amuont", "twon"}
         assert loop.report()["fields"]["missing"] == {"amount": 1, "town": 9}
-    with el.open({"schema": SCHEMA, "strict": True}, home=tmp_path / "h") as loop:
+    with el.open({"schema": SCHEMA, "model": {"family": "linear"}, "strict": True}, home=tmp_path / "h") as loop:
         loop.predict({**good, "id": 7, "y": 1})
         loop.predict({"amount": None, "town": "a"})
         with pytest.raises(InputError, match="'amuont'.*the nearest is 'amount'"):

@@ -70,7 +70,11 @@ def test_rows_one_by_one_have_the_same_factors(given: Any) -> None:
         ({"class_weight": {"7": 2.0}}, r"class_weight: got the class '7'.*; expected one of 0, 1"),
         ({"class_weight": {"1": float("inf")}}, r"class_weight.1: got inf; expected a finite number above 0"),
         (
-            {"class_weight": "balanced", "schema": Schema(label="y", task="regression", fields=FIELDS)},
+            {
+                "class_weight": "balanced",
+                "schema": Schema(label="y", task="regression", fields=FIELDS),
+                "model": {"family": "linear"},
+            },
             r"class_weight: got it for a regression; expected a task with classes",
         ),
     ],

@@ -141,7 +141,7 @@ def test_every_naive_baseline_has_a_cost(tmp_path: Path) -> None:
     times = ["2026-01-01T00:00:00", "2026-01-02T00:00:00", "2026-01-03T00:00:00"] * 40
     columns = {"x": [0.0, 1.0] * 60, "when": times, "y": [0, 1, 1] * 40}
     schema = Schema(label="y", task="binary", classes=(0, 1), fields={"x": "numeric", "when": "datetime"})
-    with Loop(Spec(schema=schema, decision=RULES["costs"]), tmp_path) as loop:
+    with Loop(Spec(schema=schema, model={"family": "linear"}, decision=RULES["costs"]), tmp_path) as loop:
         loop.run(read(columns, schema=schema))
         found = loop.report()["metrics"]
     assert {"last_label", "majority", "seasonal"} < found.keys()

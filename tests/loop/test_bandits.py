@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from everlearn import config
+from everlearn.config import default_model
 from everlearn.errors import ConfigError, IdTaken, InputError
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
@@ -177,7 +178,7 @@ def test_settings_that_a_bandit_cannot_have_are_refused(tmp_path: Path, changes:
 def test_a_configuration_file_has_the_family_of_bandits_by_default(tmp_path: Path) -> None:
     values = {"schema": {"label": "r", "task": "bandit", "fields": {"x": "numeric"}, "actions": ["a", "b"]}}
     made = config.convert(values)
-    assert (made.model, made.schema.bits) == ({"family": "bandit"}, 14)
+    assert (default_model.completed(made, shape(made.schema)).model, made.schema.bits) == ({"family": "bandit"}, 14)
     config.save(made, tmp_path / "everlearn.toml")
     assert config.load(tmp_path / "everlearn.toml") == made
     assert config.read_stored(config.stored(made), "here").schema == made.schema

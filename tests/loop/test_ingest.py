@@ -243,7 +243,7 @@ def test_a_person_in_a_column_that_is_no_field_can_be_erased_from_the_rows_of_a_
     lines = [f"{row / 7},{row % 2},{person if row % 5 == 0 else 'other'}\n" for row in range(40)]
     path.write_text("a,y,who\n" + "".join(lines))
     schema = Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric"})
-    settings = Spec(schema=schema, subject="who")
+    settings = Spec(schema=schema, model={"family": "linear"}, subject="who")
     with Loop(settings, home) as loop:
         loop.run(str(path), delay=delay)
     gone = erase(home, settings, {"who": person}, "asked by mail").detail["events"]

@@ -33,7 +33,7 @@ def table(rows: int) -> dict[str, Any]:
 def spec(**changes: Any) -> Spec:
     schema = Schema(label="label", task="binary", classes=(0, 1), fields={"a": "numeric", "b": "numeric"})
     plain = {"mode": "live", "drift": DriftSpec(reaction="note"), "replay": ReplaySpec(kind="none")}
-    return Spec(schema=schema, **(plain | changes))
+    return Spec(schema=schema, model={"family": "linear"}, **(plain | changes))
 
 
 def stream(columns: dict[str, Any]) -> Stream:

@@ -521,7 +521,9 @@ def test_every_reaction_to_drift_in_every_signal(tmp_path, watch, reaction):
 def test_a_regression_learns_from_labels_and_rewards(tmp_path):
     schema = Schema(label="y", task="regression", fields={"x": "numeric"})
     draw = np.random.default_rng(0)
-    with everlearn.open(Spec(schema=schema, mode="live", replay=ReplaySpec(kind="none")), tmp_path / "home") as loop:
+    with everlearn.open(
+        Spec(schema=schema, model={"family": "linear"}, mode="live", replay=ReplaySpec(kind="none")), tmp_path / "home"
+    ) as loop:
         for row, x in enumerate(draw.normal(size=300)):
             answer = loop.predict({"x": x})
             if row % 2:
@@ -623,7 +625,9 @@ def timed(rows: int) -> dict[str, Any]:
 
 def timed_spec(**changes: Any) -> Spec:
     schema = Schema(label="label", task="regression", fields={"a": "numeric", "at": "datetime"})
-    return Spec(**({"schema": schema, "tick": 20, "gate": GateSpec(minimum=100)} | changes))
+    return Spec(
+        **({"schema": schema, "model": {"family": "linear"}, "tick": 20, "gate": GateSpec(minimum=100)} | changes)
+    )
 
 
 def test_the_label_of_one_season_ago_is_scored_for_rows_of_a_file_and_of_the_log(tmp_path):

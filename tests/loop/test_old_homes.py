@@ -145,7 +145,7 @@ def rewritten(home: Path, **changes: Any) -> None:
 )
 def test_a_home_of_a_newer_release_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     schema = {"label": "y", "task": "binary", "classes": ["no", "yes"], "fields": {"a": "numeric"}}
-    home, settings = tmp_path / "home", {"schema": schema}
+    home, settings = tmp_path / "home", {"schema": schema, "model": {"family": "linear"}}
     with el.open(settings, home) as loop:
         loop.learn({"a": 1.0}, "yes")
     held = config.stored(config.convert(settings))

@@ -35,7 +35,12 @@ def table(n: int) -> pa.Table:
 
 
 def spec(**changes: Any) -> Spec:
-    made = config.convert({"schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": FIELDS, "bits": 8}})
+    made = config.convert(
+        {
+            "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": FIELDS, "bits": 8},
+            "model": {"family": "linear"},
+        }
+    )
     parts = PartitionSpec(count=2, every=800)
     return msgspec.structs.replace(made, partitions=parts, checkpoint=1600, **changes)
 

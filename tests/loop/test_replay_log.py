@@ -22,6 +22,7 @@ from everlearn.version.registry import Versions
 
 FIRST = Spec(
     schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric", "c": "categorical"}, bits=8),
+    model={"family": "linear"},
     mode="live",
     tick=10,
     checkpoint=70,

@@ -13,7 +13,9 @@ from everlearn.loop.upgrade import differences
 from everlearn.spec import GateSpec, LogSpec, Schema, Spec
 from tests.support.homes import HOMES, unpacked
 
-SPEC = Spec(schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric"}))
+SPEC = Spec(
+    schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric"}), model={"family": "linear"}
+)
 
 
 def digest(home: Path) -> dict[str, str]:
@@ -40,7 +42,7 @@ def test_a_home_of_this_release_lists_what_its_file_changes(tmp_path: Path) -> N
     with Loop(SPEC, tmp_path / "home") as loop:
         loop.learn({"a": 1.0}, 1)
     assert [one for one in differences(tmp_path / "home", SPEC) if one.then != "kept"] == []
-    other = Spec(schema=SPEC.schema, tick=7, seed=3, gate=GateSpec(alpha=0.2))
+    other = Spec(schema=SPEC.schema, model={"family": "linear"}, tick=7, seed=3, gate=GateSpec(alpha=0.2))
     found = {one.setting: (one.home, one.new, one.then) for one in differences(tmp_path / "home", other)}
     assert found["tick"] == (SPEC.tick, 7, "changed")
     assert found["gate.alpha"] == (SPEC.gate.alpha, 0.2, "changed")

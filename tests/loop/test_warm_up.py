@@ -35,7 +35,7 @@ def examples(n: int, weight: float = 1.0) -> Examples:
 
 
 def test_only_the_planned_rows_are_learned_and_remembered() -> None:
-    warm, monitor, built = warm_up(Spec(schema=SCHEMA, warm_start=5))
+    warm, monitor, built = warm_up(Spec(schema=SCHEMA, model={"family": "linear"}, warm_start=5))
     assert [warm.learn(examples(3)), warm.learn(examples(3)), warm.learn(examples(3))] == [3, 2, 0]
     assert (warm.learned, len(monitor.remembered().y), monitor.scored) == (5, 5, 0)
     assert warm.end() is built[0]
@@ -43,20 +43,20 @@ def test_only_the_planned_rows_are_learned_and_remembered() -> None:
 
 
 def test_without_a_warm_start_nothing_is_learned_and_no_model_is_built() -> None:
-    warm, _, built = warm_up(Spec(schema=SCHEMA))
+    warm, _, built = warm_up(Spec(schema=SCHEMA, model={"family": "linear"}))
     assert (warm.learn(examples(3)), built) == (0, [])
 
 
 @pytest.mark.parametrize("weight", [1.0, 1000.0])
 def test_a_warm_row_weighs_at_most_the_limit(weight: float) -> None:
-    spec = Spec(schema=SCHEMA, warm_start=3)
+    spec = Spec(schema=SCHEMA, model={"family": "linear"}, warm_start=3)
     warm, monitor, _ = warm_up(spec)
     warm.learn(examples(3, weight))
     assert monitor.remembered().weight.tolist() == [min(weight, spec.limits.weight)] * 3
 
 
 def test_a_warm_row_of_weight_0_is_counted_and_changes_nothing() -> None:
-    warm, monitor, built = warm_up(Spec(schema=SCHEMA, warm_start=6))
+    warm, monitor, built = warm_up(Spec(schema=SCHEMA, model={"family": "linear"}, warm_start=6))
     warm.learn(examples(3, 0.0))
     untouched = {name: array.tobytes() for name, array in warm.model().arrays.items()}
     assert (warm.learned, len(monitor.remembered().y)) == (3, 0)

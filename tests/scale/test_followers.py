@@ -76,7 +76,11 @@ def test_a_follower_goes_on_when_the_learner_moves(server: Database, place: str,
 
 
 def test_a_loop_in_a_folder_has_no_followers(tmp_path: Path, place: str) -> None:
-    spec = Spec(schema=Schema(label="y", task="binary", classes=(0, 1), fields=FIELDS), serve=ServeSpec(port=0))
+    spec = Spec(
+        schema=Schema(label="y", task="binary", classes=(0, 1), fields=FIELDS),
+        model={"family": "linear"},
+        serve=ServeSpec(port=0),
+    )
     with pytest.raises(ConfigError, match=r"log.blobs: got none; expected an object store"):
         Server(spec, tmp_path / "loop", follow=True)
     with pytest.raises(ConfigError, match=r"log.url: got none; expected the log of the loop"):
@@ -103,7 +107,11 @@ def uploads(place: str, tmp_path: Path) -> Iterator[Any]:
         folder.mkdir(mode=0o700)
         publisher = snapshot.Publisher(folder)
         publisher.begin(epoch)
-        spec = Spec(schema=Schema(label="y", task="binary", classes=(0, 1), fields=FIELDS), log=LogSpec(blobs=place))
+        spec = Spec(
+            schema=Schema(label="y", task="binary", classes=(0, 1), fields=FIELDS),
+            model={"family": "linear"},
+            log=LogSpec(blobs=place),
+        )
         setup = Setup(spec=spec, home=str(tmp_path / "loop"), serving=str(folder))
         setup.status.write_bytes(b'{"epoch": %d}' % epoch)
         publisher.adopt(b"snapshot of epoch %d" % epoch, publisher.sequence + 1, 7)

@@ -109,7 +109,7 @@ def test_a_loop_keeps_its_versions_there(place: str, tmp_path: Path) -> None:
     rows = np.random.default_rng(3).normal(size=(600, 2))
     data = el.read({"a": rows[:, 0], "b": rows[:, 1], "y": (rows.sum(axis=1) > 0).astype(int)}, label="y")
     log = LogSpec(blobs=place)
-    spec = Spec(schema=data.schema, log=log, gate=GateSpec(minimum=100), tick=50)
+    spec = Spec(schema=data.schema, model={"family": "linear"}, log=log, gate=GateSpec(minimum=100), tick=50)
     with el.open(spec, home=tmp_path / "fraud") as loop:
         loop.run(data)
         known = {version.blob for version in loop.home.versions.list()}

@@ -62,7 +62,8 @@ def test_every_container_has_the_same_columns(tmp_path: Path) -> None:
 
 def test_requests_and_frames_are_read_as_files_are(tmp_path: Path) -> None:
     stream = read(containers(tmp_path)["jsonl"], label="y")
-    spec = Spec(schema=stream.schema, subject="user.country", strict=True, ignore=("items",))
+    linear = {"family": "linear"}
+    spec = Spec(schema=stream.schema, model=linear, subject="user.country", strict=True, ignore=("items",))
     flat_row = {"x": 1.5, "user.country": "nl", "user.tags": ["new"], "user.home.size": 2.5}
     nested_row = {"x": 1.5, "user": {"country": "nl", "tags": ["new"], "home": {"size": 2.5}}, "items": [{}]}
     with Loop(spec, tmp_path / "home") as loop:
@@ -78,7 +79,7 @@ def test_requests_and_frames_are_read_as_files_are(tmp_path: Path) -> None:
 def test_labels_may_be_parts_of_objects(tmp_path: Path) -> None:
     rows = [{"x": i * 7919 % 97 / 7, "meta": {"id": f"p{i}", "y": i % 2}} for i in range(60)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = Spec(schema=read(tmp_path / "d.jsonl", label="meta.y").schema)
+    spec = Spec(schema=read(tmp_path / "d.jsonl", label="meta.y").schema, model={"family": "linear"})
     assert (spec.schema.classes, dict(spec.schema.fields)) == ((0, 1), {"x": "numeric"})
     with Loop(spec, tmp_path / "home") as loop:
         loop.learn_many(pd.DataFrame(rows))

@@ -114,7 +114,7 @@ def test_numbers_written_as_text_have_an_origin() -> None:
 
 
 def test_an_origin_is_written_to_a_file_and_read_back(tmp_path: Path) -> None:
-    spec = config.convert({"schema": msgspec.to_builtins(TIMED)})
+    spec = config.convert({"schema": msgspec.to_builtins(TIMED), "model": {"family": "linear"}})
     config.save(spec, tmp_path / "everlearn.toml")
     assert config.load(tmp_path / "everlearn.toml").schema == TIMED
 
@@ -131,7 +131,9 @@ def test_a_request_and_a_learned_row_have_the_origin(tmp_path: Path) -> None:
 
 
 def test_a_stored_spec_without_an_origin_keeps_its_encoder() -> None:
-    spec = config.convert({"schema": msgspec.to_builtins(msgspec.structs.replace(TIMED, origin={}))})
+    spec = config.convert(
+        {"schema": msgspec.to_builtins(msgspec.structs.replace(TIMED, origin={})), "model": {"family": "linear"}}
+    )
     held = config.stored(spec)
     del held["schema"]["origin"]  # as releases before wrote it
     read = config.read_stored(held, "home").schema

@@ -22,7 +22,7 @@ FIELDS = {"a": "numeric"}
 
 def spec(classes: tuple[Any, ...] = ("ok", "fraud"), task: Any = "binary", **decision: Any) -> Spec:
     schema = Schema(label="y", task=task, classes=classes, fields=FIELDS)
-    return Spec(schema=schema, decision=DecisionSpec(**decision))
+    return Spec(schema=schema, model={"family": "linear"}, decision=DecisionSpec(**decision))
 
 
 def drawn(rows: int, classes: int) -> Any:

@@ -133,3 +133,16 @@ def test_the_class_of_the_unlabelled_must_be_one():
 def test_a_task_that_is_unknown_is_refused(task, said):
     with pytest.raises(InputError, match=f"read: task: got {task!r}.*{said}"):
         read({"a": [1, 2, 3] * 9, "y": [1.5, 2.5, 3] * 9}, label="y", task=task)
+
+
+def test_rows_that_cannot_be_read_are_noted_with_the_first_of_their_kind(tmp_path: Path) -> None:
+    good = "".join(f"{row},{row % 2}\n" for row in range(20))
+    (tmp_path / "d.csv").write_text(f"a,y\n{good}7\n1,2,3\n4,5,6\n")
+    survey = read(tmp_path / "d.csv", label="y").survey
+    assert survey is not None
+    rows = [note for note in survey.notes if "cannot be read" in note]
+    assert rows == ["3 rows cannot be read; the first: got 1 columns, expected 2"]
+    (tmp_path / "d.csv").write_text(f"a,y\n{good}7\n")
+    survey = read(tmp_path / "d.csv", label="y").survey
+    assert survey is not None
+    assert "1 row cannot be read: got 1 columns, expected 2" in survey.notes

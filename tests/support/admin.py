@@ -29,6 +29,7 @@ from everlearn.spec import Spec
 JSON = {"content-type": "application/json"}
 SPEC: dict[str, Any] = {
     "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
+    "model": {"family": "linear"},
     "mode": "gated",
     "gate": {"minimum": 100},
 }

@@ -56,6 +56,7 @@ def take(loop: Loop, spec: dict[str, Any], step: list[Any], folder: Path) -> Non
 
 SPEC = Spec(
     schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric", "c": "categorical"}, bits=8),
+    model={"family": "linear"},
     mode="live",
     tick=10,
     checkpoint=70,

@@ -26,6 +26,7 @@ def spec(**changes: Any) -> Spec:
     schema = Schema(label="label", task="binary", classes=(0, 1), fields=FIELDS, bits=10)
     settings: dict[str, Any] = {
         "schema": schema,
+        "model": {"family": "linear"},
         "mode": "gated",  # the mode in which more can happen
         "tick": 20,
         "checkpoint": 300,

@@ -52,6 +52,7 @@ def spec(**changes: Any) -> Spec:
     """Return the settings of a small loop with decisions, checkpoints, a canary, early feedback and limits."""
     settings: dict[str, Any] = {
         "schema": Schema(label="y", task="binary", classes=(0, 1), fields=FIELDS, bits=8),
+        "model": {"family": "linear"},
         "tick": 20,
         "checkpoint": 200,
         "keep": 10_000,

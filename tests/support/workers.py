@@ -32,7 +32,10 @@ from everlearn.spec import Spec
 FIELDS = {"a": "numeric", "b": "numeric", "town": "categorical"}
 
 
-BINARY: dict[str, Any] = {"schema": {"label": "y", "task": "binary", "classes": ["no", "yes"], "fields": FIELDS}}
+BINARY: dict[str, Any] = {
+    "schema": {"label": "y", "task": "binary", "classes": ["no", "yes"], "fields": FIELDS},
+    "model": {"family": "linear"},
+}
 
 
 RECORD = {"a": 0.5, "b": -1.25, "town": "Delft"}

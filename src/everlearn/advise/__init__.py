@@ -5,7 +5,7 @@ runnable spec goes out, with reasons and dangers. `situation` holds the question
 applies them, and `table` prints them. The settings themselves live in `spec.py`, the dialogue with a user in `cli/`.
 """
 
-from everlearn.advise.advice import Advice, Alternative, Reason, of, questions
+from everlearn.advise.advice import Advice, Alternative, Reason, describe_model, describe_serving, of, questions
 from everlearn.advise.situation import AdviceQuestion, Situation, look, read, wide
 from everlearn.advise.table import table, written
 
@@ -15,6 +15,8 @@ __all__ = [
     "Alternative",
     "Reason",
     "Situation",
+    "describe_model",
+    "describe_serving",
     "look",
     "of",
     "questions",

@@ -97,7 +97,7 @@ def of(situation: Situation | Mapping[str, Any]) -> Advice:
     numbers = updates_until(situation)
     refused = {alternative: why for rule in fitting for alternative, why in rule.rejected.items()}
     return Advice(
-        title=_title(values),
+        title=f"{describe_model(values['model'])}, {describe_serving(values['model'], values)}",
         situation=situation,
         assumed=tuple(question.name for question in _open(situation, given)),
         model=values.pop("model"),
@@ -205,18 +205,29 @@ def updates_until(situation: Situation) -> dict[str, int]:
     return {"volume": situation.volume, "one_rows": POINT, "two_rows": TWO_POINTS} | counts
 
 
-def _title(values: Mapping[str, Any]) -> str:
-    """Return the advice in one line."""
-    whole = values["model"]
-    model = whole.get("model", whole)
+def describe_model(spec: Mapping[str, Any]) -> str:
+    """Name an advised model in a few words.
+
+    >>> describe_model({"family": "linear"})
+    'linear model'
+    """
+    model = spec.get("model", spec)
     if model["family"] == "linear":
         parts = ["linear model"]
     else:
         parts = ["online LoRA" if "lora" in model else "network"]
         parts += [_NAMES.get(term["kind"], term["kind"]) for term in model.get("terms", ())]
         parts.append(f"EMA {model['ema']:g}".replace("0.", "."))
-    gate = "each update validated" if whole["family"] == "gated" else values.get("mode", "live")
-    return f"{' + '.join(parts)}, {gate}"
+    return " + ".join(parts)
+
+
+def describe_serving(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Say when updates of an advised model serve, in settings of a loop.
+
+    >>> describe_serving({"family": "linear"}, {"mode": "gated"})
+    'gated'
+    """
+    return "each update validated" if spec["family"] == "gated" else str(settings.get("mode", "live"))
 
 
 _NAMES = {"ewc": "EWC", "lwf": "LwF", "distill": "DER++", "replay": "replay", "orthogonal": "O-LoRA"}

@@ -28,7 +28,7 @@ from everlearn.app import logs, tracing
 from everlearn.app.process import Setup, ready_after_requests, received, when_abandoned
 from everlearn.app.tracing import Tracer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
-from everlearn.events import Log, evict
+from everlearn.events import Log, evict, exists
 from everlearn.events.file import place
 from everlearn.feedback import early_room
 from everlearn.gate import comparison
@@ -352,7 +352,7 @@ class Learner:
         with held(Path(self.setup.home)):
             pass  # fails while another learner is at work, before any of its files is touched
         self.warming = True
-        warm(self.setup.spec, self.setup.serving)
+        warm(_spec_of_home(self.setup.spec, Path(self.setup.home)), self.setup.serving)
         self.warming = False
         publisher = Publisher(Path(self.setup.serving))
         status, early, opened = StatusFile(self.setup, publisher), EarlyUseFile(self.setup), False
@@ -407,6 +407,14 @@ class Learner:
         while time.monotonic() < until and not self.stop.is_set():
             status.write(None, trouble=trouble)
             self.stop.wait(STATUS)
+
+
+def _spec_of_home(spec: Spec, home: Path) -> Spec:
+    """Return the spec with the model of an existing home, where the spec leaves it out."""
+    if spec.model or not exists(home):
+        return spec
+    with Loop(spec, home, behind=True) as loop:
+        return msgspec.structs.replace(spec, model=loop.spec.model)
 
 
 def warm(spec: Spec, folder: str) -> None:

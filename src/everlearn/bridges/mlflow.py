@@ -144,7 +144,7 @@ class Follower:
             metrics = [
                 mlflow.entities.Metric(_named(k), v, moment, version.position) for k, v in version.metrics.items()
             ]
-            family = mlflow.entities.Param("family", str(version.spec.get("family", "linear")))
+            family = mlflow.entities.Param("family", str(version.spec.get("family", contract.INNER)))
             client.log_batch(run, metrics=metrics, params=[family])
             client.log_artifacts(run, str(Path(folder) / "model"), "model")
             client.set_terminated(run)
@@ -269,7 +269,7 @@ SHAPE = ("task", "dense", "hashed", "classes")
 def _needs_trust(value: Any) -> str:
     """Return the first family of a spec, at any depth, that is not safe to build; "" if there is none."""
     if isinstance(value, Mapping):
-        family = str(value.get("family", "linear"))
+        family = str(value.get("family", contract.INNER))
         if family in contract.PICKLED or family not in contract.FAMILIES:
             return family
         if "module" in value:  # of a network

@@ -60,7 +60,7 @@ def _whole(spec: Spec, model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec of a version with what it takes from its loop: shape, seed and layout."""
     own = spec.model.get("layout") if contract.newest_layout(spec.model) else contract.UNNUMBERED
     layout = {"layout": own} if own and contract.newest_layout(model) else {}
-    return {**shape(spec.schema), "seed": spec.seed, **layout, **model}
+    return {**shape(spec.schema), "seed": spec.seed, "family": contract.INNER, **layout, **model}
 
 
 def read(folder: Path) -> tuple[Schema, Version, Arrays, Arrays]:

@@ -107,7 +107,7 @@ class EverlearnOnlineRegressor(MiniBatchRegressor):
 
 def _spec(model: str | Mapping[str, Any], seed: int) -> dict[str, Any]:
     spec: dict[str, Any] = dict(model) if isinstance(model, Mapping) else {"family": model}
-    return {"seed": seed, **spec} if spec.get("family", "linear") in contract.FAMILIES else spec
+    return {"seed": seed, **spec} if contract.family_of(spec) in contract.FAMILIES else spec
 
 
 def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:

@@ -227,7 +227,7 @@ def _start(estimator: Estimator, x: Any, y: Any, classes: int) -> None:
     """Build an untrained model for rows like these; `classes` is 0 for a regression."""
     given = estimator.model
     spec: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"family": given}
-    if spec.get("family", "linear") in contract.FAMILIES:
+    if contract.family_of(spec) in contract.FAMILIES:
         seed = check_random_state(estimator.random_state).randint(np.iinfo(np.int32).max)
         spec.setdefault("seed", int(seed))
     known = {"task": "regression", "classes": 0}

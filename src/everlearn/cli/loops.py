@@ -129,7 +129,7 @@ def init(
     """
     from everlearn import config, stream
     from everlearn.cli import surveying
-    from everlearn.families import auto
+    from everlearn.config import default_model
     from everlearn.schema import shape
 
     _check_task(task, data, action, propensity)
@@ -154,7 +154,7 @@ def init(
     schema = spec.schema
     screen.print(f"[bold]{escape(about)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
     surveying.show(survey)
-    if not task and (why := auto.chosen(shape(schema))[1]):
+    if not task and (why := default_model.chosen(schema.task, shape(schema))[1]):
         screen.print(f"model: the linear model alone, since there are {why}", highlight=False, soft_wrap=True)
     if spec.warm_start:
         screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)
@@ -460,12 +460,12 @@ def _inferred(stream: Stream, source: str, path: Path, task: str = "") -> Spec:
     Of a file, the first rows are a warm start, unless they are too few to train on.
     """
     from everlearn.cli import tasks
-    from everlearn.families import auto
+    from everlearn.config import default_model
     from everlearn.schema import shape
     from everlearn.spec import Spec
 
     warm = min(WARM_ROWS, (stream.rows or 0) // WARM_PART)
-    model, _ = auto.chosen(shape(stream.schema))
+    model, _ = default_model.chosen(stream.schema.task, shape(stream.schema))
     spec = Spec(
         schema=stream.schema,
         model=model,

@@ -21,7 +21,7 @@ import msgspec
 import tomli_w
 
 from everlearn import events, model
-from everlearn.config import environment, release_0_1_0
+from everlearn.config import default_model, environment, release_0_1_0
 from everlearn.errors import ConfigError, LogError, nearest
 from everlearn.spec import (
     GATE_LAYOUT,
@@ -73,7 +73,7 @@ _FILES = ("prompts", "judge.rubric", "ask.gold")  # relative to the configuratio
 # answers has a thousand tokens. A bandit has the hashed weights once for each action.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "preference": {"tick": 16, "gate.minimum": 50, "replay.bytes": 64 * MIB},
-    "bandit": {"model": {"family": "bandit"}, "schema.bits": 14},
+    "bandit": {"schema.bits": 14},
 }
 
 # Settings that a loop which chooses actions cannot have, with the values that do nothing, and the reasons.
@@ -141,7 +141,7 @@ def load(path: str | Path, folder: Path | None = None) -> Spec:
 def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | None = None) -> Spec:
     """Return the Spec of plain values. Raises ConfigError naming the setting, the value got and those expected.
 
-    The defaults of `model`, `tick`, `gate.minimum`, `replay.bytes` and `schema.bits` depend on the task. Settings that
+    The defaults of `tick`, `gate.minimum`, `replay.bytes` and `schema.bits` depend on the task. Settings that
     were removed are refused, unless `folder` is an existing home, which keeps their values.
 
     >>> convert({"schema": {"label": "y", "task": "regression", "fields": {"a": "numeric"}}, "mode": "lve"})
@@ -277,6 +277,7 @@ def read_stored(values: Mapping[str, Any], where: str) -> Spec:
         raise LogError(_newer(where, "schema.rules", rules, RULES))
     if held["gate"].get("layout", 1) == 1:  # stored since layout 2
         held["gate"] = {"promote": "snapshot", **held["gate"], "layout": 1}
+    held["model"] = {"family": model.INNER, **held["model"]}
     held = {"keep_bytes": 0, **held, "log": {"layout": 1, **held["log"]}}  # stored since layout 2
     if (layout := held["log"]["layout"]) > LOG_LAYOUT:
         raise LogError(_newer(where, "log.layout", layout, LOG_LAYOUT))
@@ -313,6 +314,7 @@ def resumed(before: Spec, now: Spec) -> Spec:
     A home of release 0.1.0 keeps its mode: there, a file that leaves it out means "gated", which promotes snapshots.
     A home from before `keep_bytes` keeps as many bytes of versions as before, where the file does not name a number.
     """
+    now = default_model.kept(now, before.model)
     if before.log.layout == 1 and now.keep_bytes == KEEP_BYTES:
         now = msgspec.structs.replace(now, keep_bytes=before.keep_bytes)
     if before.gate.layout == 1:

@@ -132,9 +132,12 @@ def settled(advice: Advice, measured: Measurement) -> Advice:
     late = f", labels {measured.delay:,} rows late" if measured.delay else ""
     because = {"measured": f"{measured.rows:,} rows{late}"}
     reason = Reason(settings=changed, because=because, why=measured.why, source="your rows")
-    named, (before, _, serves) = _NAMED.get(measured.best, measured.best), advice.title.rpartition(", ")
-    gated = spec["family"] == "gated"  # the name says how it serves
-    title = f"{named} (measured better than {advice.title if gated else before})" + ("" if gated else f", {serves}")
+    named = _NAMED.get(measured.best, measured.best)
+    if spec["family"] == "gated":  # the name says how it serves
+        title = f"{named} (measured better than {advice.title})"
+    else:
+        before, serves = advise.describe_model(advice.model), advise.describe_serving(spec, advice.settings)
+        title = f"{named} (measured better than {before}), {serves}"
     held = (one for one in advice.reasons if not one.settings or one.settings.keys() - changed.keys())
     return msgspec.structs.replace(advice, title=title, model=dict(spec), reasons=(*held, reason))
 

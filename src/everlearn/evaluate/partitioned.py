@@ -16,9 +16,8 @@ import msgspec
 import numpy as np
 
 from everlearn.evaluate import dealt_rows
-from everlearn.evaluate.scoring import NaiveScores, Scored
+from everlearn.evaluate.scoring import NaiveScores, Scored, naive_names
 from everlearn.evaluate.windows import Window
-from everlearn.metrics import baselines, seasonal
 from everlearn.metrics.recent import ROWS
 from everlearn.model import Model, prefixed, within
 from everlearn.records import Arrays, Batch, Examples, Loss, Rejected, Singles, Task
@@ -73,7 +72,7 @@ class Scoring(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def scored(self) -> tuple[str, ...]:
         """The model and the baselines."""
-        return MODEL, *baselines.names(self.task), *((seasonal.NAME,) if self.clock is not None else ())
+        return MODEL, *naive_names(self.task, self.clock is not None)
 
 
 class PartitionedScores:

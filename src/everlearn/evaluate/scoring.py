@@ -110,6 +110,11 @@ class Scored:
         }
 
 
+def naive_names(task: Task, timed: bool) -> tuple[str, ...]:
+    """Return the naive baselines of a task, with that of the season where rows have times."""
+    return (*baselines.names(task), *((seasonal.NAME,) if timed else ()))
+
+
 class NaiveScores:
     """The naive baselines of one evaluation, with the labels that are still to come."""
 
@@ -126,8 +131,7 @@ class NaiveScores:
 
         With `only`, the other baselines have no metrics.
         """
-        names = [*baselines.names(task), *([] if clock is None else [seasonal.NAME])]
-        chosen = [name for name in names if only is None or name in only]
+        chosen = [name for name in naive_names(task, clock is not None) if only is None or name in only]
         self.measured = {name: baselines.measures(task, classes, own) for name in chosen}
         self._season = seasonal.start() if seasonal.NAME in chosen else None
         self._task: Task = task

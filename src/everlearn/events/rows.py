@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -56,6 +57,19 @@ def _plain(value: Any) -> Any:
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 decode: Callable[[str], Payload] = msgspec.json.Decoder(Payload).decode
+
+
+def check_usable(log: object, is_open: bool, process: int) -> None:
+    """Raise LogError for a log, named as people know it, that was closed, or that `process`, another one, opened."""
+    if not is_open:
+        raise LogError(
+            f"the log {log} is closed; open it again to use it; while its loop is served, use server.client()"
+        )
+    if os.getpid() != process:
+        raise LogError(
+            f"the log {log} was opened by process {process} and is used in its child {os.getpid()}; "
+            "open it again in each process"
+        )
 
 
 def check_kinds(kinds: Sequence[str]) -> None:

@@ -16,8 +16,17 @@ from typing import Any, NoReturn, Self
 from everlearn.errors import ConfigError, LogError
 from everlearn.events import file, seals
 from everlearn.events.deduplication import DIGEST
-from everlearn.events.file import Durability
-from everlearn.events.rows import IS_RARE, RARE, Row, check_agreement, check_kinds, events_of, row, tombstone
+from everlearn.events.rows import (
+    IS_RARE,
+    RARE,
+    Row,
+    check_agreement,
+    check_kinds,
+    check_usable,
+    events_of,
+    row,
+    tombstone,
+)
 from everlearn.events.seals import ChainCheck
 from everlearn.records import Erased, Event, Payload
 
@@ -52,7 +61,7 @@ class SqliteLog:
 
     rests = True
 
-    def __init__(self, path: str | os.PathLike[str], durability: Durability = "process", tidy: bool = True) -> None:
+    def __init__(self, path: str | Path, durability: file.Durability = "process", tidy: bool = True) -> None:
         if durability not in ("process", "power"):
             raise ConfigError(f"durability is {durability!r}, expected 'process' or 'power'")
         self.path = Path(path)
@@ -480,15 +489,7 @@ class SqliteLog:
         self.close()
 
     def _check_usable(self) -> None:
-        if not self._open:
-            raise LogError(
-                f"the log {self.path} is closed; open it again to use it; while its loop is served, use server.client()"
-            )
-        if os.getpid() != self._process:
-            raise LogError(
-                f"the log {self.path} was opened by process {self._process} and is used in its child {os.getpid()}; "
-                "open it again in each process"
-            )
+        check_usable(self.path, self._open, self._process)
         if self._resting:
             with self._alone():
                 if self._resting:

@@ -25,10 +25,6 @@ FOREST_BYTES = 8 << 20
 MONDRIAN = {"trees": 6, "nodes": 1000}
 
 
-# A row of more columns, or of more classes, takes a quarter of a millisecond or more (docs/why/mix.md).
-MOST_COLUMNS, MOST_CLASSES = 1000, 100
-
-
 class AutoSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of the automatic model.
 
@@ -45,23 +41,6 @@ class AutoSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     loss: str | UnsetType = UNSET
     loss_parameter: float | UnsetType = UNSET
     seed: int = 0
-
-
-def chosen(shape: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the model for new loops with rows of a shape, and why it is the linear model alone; "" where it is not.
-
-    >>> chosen({"task": "binary", "dense": 8, "hashed": 0, "classes": 2})
-    ({'family': 'auto'}, '')
-    >>> chosen({"task": "regression", "dense": 1536, "hashed": 0, "classes": 0})[1]
-    '1,536 columns of numbers, and trees take a quarter of a millisecond or more for a row of over 1,000'
-    """
-    for name, most, what in (("dense", MOST_COLUMNS, "columns of numbers"), ("classes", MOST_CLASSES, "classes")):
-        if shape[name] > most:
-            why = (
-                f"{shape[name]:,} {what}, and trees take a quarter of a millisecond or more for a row of over {most:,}"
-            )
-            return {"family": "auto", "speed": "fast"}, why
-    return {"family": "auto"}, ""
 
 
 def build(spec: Mapping[str, Any]) -> Model:

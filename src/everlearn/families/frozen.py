@@ -221,7 +221,7 @@ def add_below(left: Numbers, sums: Floats) -> None:
 def _trees(model: Model) -> Iterator[tuple[str, Model, int]]:
     """Yield name, model and number of each tree."""
     inner = members(model)
-    families = [str(member.spec.get("family", "linear")) for member in inner]
+    families = [str(member.spec.get("family")) for member in inner]
     for place, member in enumerate(inner):
         family = families[place]
         name = family if families.count(family) == 1 else f"{place}.{family}"

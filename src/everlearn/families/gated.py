@@ -41,6 +41,7 @@ from everlearn.gate import losses
 from everlearn.gate.guard_names import guarded_class
 from everlearn.gate.kernels import CALIBRATION
 from everlearn.model import (
+    INNER,
     LEARN,
     Model,
     cut,
@@ -401,7 +402,7 @@ def build(spec: Mapping[str, Any]) -> Gated:
     """
     settings = read(spec)
     shape = {"task": settings.task, "dense": settings.dense, "hashed": settings.hashed, "classes": settings.classes}
-    inner = {"seed": settings.seed, **settings.model, **shape}
+    inner = {"family": INNER, "seed": settings.seed, **settings.model, **shape}
     if "layout" in spec:
         inner = {"layout": spec["layout"], **inner}
     accepted, proposal = build_model(inner), build_model(inner)

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from everlearn import model, schema
+from everlearn.config import default_model
 from everlearn.errors import ConfigError, EverlearnError, InputError, ModelError
 from everlearn.events import Log, scan
 from everlearn.loop import details
@@ -96,13 +97,13 @@ def challenge(
     not fit.
     """
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(model_spec), allow_nan=False))
+        plain: dict[str, Any] = json.loads(json.dumps({"family": model.DEFAULT, **model_spec}, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"this model spec cannot be kept in the log: {error}; expected plain values") from error
     if trusted is not None:
         own = {*_functions(spec.model), *_families(spec.model)}
         known = {*model.FAMILIES} - model.PICKLED | own | trusted
-        for function in (str(plain.get("family", "linear")), *_families(plain), *_functions(plain)):
+        for function in (*_families(plain), *_functions(plain)):
             if function not in known:
                 raise ConfigError(
                     f"{function!r} may not be started here; expected one of {', '.join(sorted(known))}, "
@@ -214,7 +215,7 @@ def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:
     shape = schema.shape(spec.schema)
     model_spec = with_layout(spec, model_spec)
     task: Task = shape["task"]
-    family = str(model_spec.get("family", "linear"))
+    family = model.family_of(model_spec)
     try:
         built = model.build({"seed": spec.seed, **model_spec}, shape)
         row = np.zeros((1, int(shape["dense"])), np.float32)
@@ -237,11 +238,12 @@ def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:
     return built
 
 
-def with_own_loss(spec: Spec) -> Spec:
-    """Return the spec of a new loop with the loss that its model is trained for, where the gate asks for that.
+def settled(spec: Spec) -> Spec:
+    """Return the spec of a new loop with its model, and the loss that this is trained for where the gate asks for it.
 
     Raises ConfigError or ModelError for a model that cannot be built, or whose loss does not fit.
     """
+    spec = default_model.completed(spec, schema.shape(spec.schema))
     if spec.gate.own is not None or spec.gate.loss not in ("auto", "pinball", "huber"):
         return spec
     own = model.own_loss(build(spec, spec.model))
@@ -249,11 +251,12 @@ def with_own_loss(spec: Spec) -> Spec:
 
 
 def with_layout(spec: Spec, model_spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the spec of a model with the layout of the loop, where it names none and its family has layouts.
+    """Return the stored spec of a model with its family, and with the layout of the loop where it names none.
 
     A loop of a user's family has no layout; its challengers of other families name theirs since layout 3.
     """
     layout = spec.model.get("layout") if model.newest_layout(spec.model) else model.UNNUMBERED
+    model_spec = {"family": model.INNER, **model_spec}
     return {"layout": layout, **model_spec} if layout and model.newest_layout(model_spec) else model_spec
 
 

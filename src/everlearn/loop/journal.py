@@ -237,7 +237,7 @@ class Journal:
         """Go on from the last checkpoint, with the settings that it was made with."""
         last = self.home.last()
         if last is None:
-            self.spec = commands.with_own_loss(self.spec)
+            self.spec = commands.settled(self.spec)
         spec = config.read_stored(last[2]["spec"], str(self.home.folder)) if last is not None else self.spec
         self.fold = Fold(spec, self.home.versions, self.log, self._faults)
         self.intake = Ingest(self.fold, self.log, self._names)

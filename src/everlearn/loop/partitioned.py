@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from everlearn import _private, events, metrics, report, schema
+from everlearn.config import default_model
 from everlearn.errors import ConfigError, InputError
 from everlearn.evaluate.partitioned import Costs, PartitionedScores, Scoring, learned
 from everlearn.evaluate.scoring import task_of
@@ -65,8 +66,8 @@ class PartitionedRun:
         self.spec, self.stream = spec, stream
         self._log, self._blobs, self._epoch = log, blobs_of(folder, LogSpec()), log.acquire()
         self.origin = self._settle()
-        self.model: Model = commands.build(spec, spec.model)
-        self.scores = _scores(spec, self.model, self.origin.warm)
+        self.model: Model = commands.build(self.spec, self.spec.model)
+        self.scores = _scores(self.spec, self.model, self.origin.warm)
         self.rows = [0] * self.origin.dealing.count
         self.merges = 0
         self._last: Barrier | None = None
@@ -122,6 +123,10 @@ class PartitionedRun:
         stored = None
         if first is not None and isinstance(first.payload, Decision):
             stored = msgspec.convert(first.payload.detail, Origin)
+        if stored is None:
+            self.spec = default_model.completed(self.spec, schema.shape(self.spec.schema))
+        else:
+            self.spec = default_model.kept(self.spec, stored.model)
         dealing = dealing_of(self.spec)
         warm = int(self.spec.warm_start)
         if 0.0 < self.spec.warm_start < 1.0 and stored is None:

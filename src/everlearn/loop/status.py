@@ -113,16 +113,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "drift": _drift(fold, found),
         "replay": _replay(fold),
         "gate": compared,
-        "contestants": [
-            {
-                "role": fold.roster.role_of(contestant),
-                "version": contestant.version,
-                "family": str(contestant.model.spec.get("family", "")),
-                "learns": contestant.learns,
-                "members": _members(contestant),
-            }
-            for contestant in contestants
-        ],
+        "contestants": [_contestant(fold, one) for one in contestants],
         "members": members(fold),
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
         **({"preference": policies(fold) | _preference(contestants)} if fold.encoder.late and contestants else {}),
@@ -134,6 +125,17 @@ def members(fold: Fold) -> dict[str, list[dict[str, Any]]]:
     """Return, for each role that is a mix, its members with their weights; of several with one role, those of one."""
     contestants = fold.roster.contestants if fold.started else []
     return {fold.roster.role_of(one): listed for one in contestants if (listed := _members(one))}
+
+
+def _contestant(fold: Fold, contestant: Contestant) -> dict[str, Any]:
+    """Return the role of a contestant, its version and its model."""
+    return {
+        "role": fold.roster.role_of(contestant),
+        "version": contestant.version,
+        "family": str(contestant.model.spec.get("family", "")),
+        "learns": contestant.learns,
+        "members": _members(contestant),
+    }
 
 
 def _members(contestant: Contestant) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from everlearn import config
+from everlearn import schema as encoding
+from everlearn.config import default_model
 from everlearn.errors import BlobError, LogError
 from everlearn.events import BOOK, Log, SqliteLog, connect, has_broker, scan, url_of
 from everlearn.loop import details
@@ -49,7 +51,9 @@ def differences(home: Path, spec: Spec) -> list[Difference]:
     after = config.resumed(before, spec)
     stored = {name.removeprefix("schema.") for name in STORED_ONLY}
     schema = {name: value for name, value in msgspec.to_builtins(before.schema).items() if name not in stored}
-    plain = config.convert({"schema": schema})
+    shape = encoding.shape(before.schema)
+    plain = default_model.completed(config.convert({"schema": schema}), shape)
+    given = default_model.completed(spec, shape)
     found: list[Difference] = []
     for name in [*config.setting_names(), *STORED_ONLY]:
         value = attrgetter(name)
@@ -57,7 +61,7 @@ def differences(home: Path, spec: Spec) -> list[Difference]:
         fixed = name in config.FIXED or name.partition(".")[0] in config.FIXED
         if old != new:
             found.append(Difference(name, old, new, "refused" if fixed else "changed"))
-        elif old != (default := _plain(value(plain))) and (name in STORED_ONLY or _plain(value(spec)) == default):
+        elif old != (default := _plain(value(plain))) and (name in STORED_ONLY or _plain(value(given)) == default):
             found.append(Difference(name, old, default, "kept"))
     return found
 

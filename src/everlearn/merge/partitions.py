@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.errors import ConfigError, ModelError
-from everlearn.model import Model, compare, copied
+from everlearn.model import Model, compare, copied, family_of
 from everlearn.records import Arrays, Floats
 
 Spec = Mapping[str, Any]
@@ -67,7 +67,7 @@ def rules(spec: Spec) -> PartitionRules:
 
     Raises `ConfigError` for a family, or a member of a mix, that cannot be merged.
     """
-    family = str(spec.get("family", "linear"))
+    family = family_of(spec)
     if family not in FAMILIES:
         why = _REASONS.get(family, "no rule is known that merges its arrays")
         known = ", ".join(sorted(FAMILIES))

@@ -52,11 +52,18 @@ def summary(result: Mapping[str, Any]) -> Group:
 def mixed(role: str, members: Sequence[Mapping[str, Any]]) -> Text:
     """Return one line with the weights of the members of a mix, and the members that rest.
 
+    A member is named by its family; by its place as well where several are of one family.
+
     >>> linear = {"name": "0 linear", "weight": 0.9, "resting": False}
     >>> print(mixed("champion", [linear, {"name": "1 forest", "weight": 0.0, "resting": True}]))
-    mix of the champion: 0 linear 0.90, 1 forest at rest
+    mix of the champion: linear 0.90, forest at rest
     """
-    parts = [f"{one['name']} {'at rest' if one['resting'] else format(one['weight'], '.2f')}" for one in members]
+    families = [str(one["name"]).partition(" ")[2] for one in members]
+    names = families if len(set(families)) == len(families) else [one["name"] for one in members]
+    parts = [
+        f"{name} {'at rest' if one['resting'] else format(one['weight'], '.2f')}"
+        for name, one in zip(names, members, strict=True)
+    ]
     return Text(f"mix of the {role}: {', '.join(parts)}")
 
 

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlencode
 from everlearn import events
 from everlearn.errors import ConfigError, EventsGone, LogError
 from everlearn.events import ChainCheck, Log, Row, key, row, scan
-from everlearn.events.rows import check_agreement, check_kinds, decode, events_of
+from everlearn.events.rows import check_agreement, check_kinds, check_usable, decode, events_of
 from everlearn.records import Event, Payload
 from everlearn.scale.broker import Broker, Message, packed
 from everlearn.scale.index import LocalIndex, Place, counted, digest
@@ -300,13 +300,7 @@ class BrokeredLog:
         self.close()
 
     def _check_usable(self) -> None:
-        if os.getpid() != self._process:
-            raise LogError(
-                f"the log {self.place} was opened by process {self._process} and is used in its child {os.getpid()}; "
-                "open it again in each process"
-            )
-        if not self._open:
-            raise LogError(f"the log {self.place} is closed; open it again to use it")
+        check_usable(self.place, self._open, self._process)
 
 
 class _Ledger:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Self, TypeVar, cast
 from everlearn.errors import ConfigError, InUse, LogError
 from everlearn.events import ChainCheck, Row, row, seals
 from everlearn.events.deduplication import DIGEST
-from everlearn.events.rows import IS_RARE, RARE, check_agreement, check_kinds, events_of, tombstone
+from everlearn.events.rows import IS_RARE, RARE, check_agreement, check_kinds, check_usable, events_of, tombstone
 from everlearn.records import Erased, Event, Payload
 
 try:
@@ -399,13 +399,7 @@ class PostgresLog:
         self.close()
 
     def _check_usable(self) -> None:
-        if os.getpid() != self._process:
-            raise LogError(
-                f"the log {self.place} was opened by process {self._process} and is used in its child {os.getpid()}; "
-                "open it again in each process"
-            )
-        if self._pool.closed:
-            raise LogError(f"the log {self.place} is closed; open it again to use it")
+        check_usable(self.place, not self._pool.closed, self._process)
 
     def _explain(self, error: Exception, what: str) -> NoReturn:
         advice = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), "see the cause above")

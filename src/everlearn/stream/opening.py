@@ -227,13 +227,20 @@ def _sampled(source: Source, label: str) -> tuple[Sampler, dict[Any, int], list[
     sampler = Sampler(_SAMPLE)
     labels: dict[Any, int] = {}
     faults: Counter[str] = Counter()
+    first: dict[str, str] = {}  # the first fault of each kind
     for block in blocks:
         _count(labels, block.columns.get(label))
         sampler.add(block.columns, len(block.kept))
-        faults.update(re.sub(r"[0-9]+", "N", reason) for reason in block.faults.values())
+        for reason in block.faults.values():
+            kind = re.sub(r"[0-9]+", "N", reason)
+            first.setdefault(kind, reason)
+            faults[kind] += 1
     if not len(sampler.sample.places):
         raise InputError(f"{source.name} has no row that can be read; expected some to see what its columns hold")
-    notes = [f"{n:,} rows cannot be read: {reason}" for reason, n in faults.most_common(3)]
+    notes = [
+        f"1 row cannot be read: {first[kind]}" if n == 1 else f"{n:,} rows cannot be read; the first: {first[kind]}"
+        for kind, n in faults.most_common(3)
+    ]
     if source.foreign:
         notes.append(
             f"{source.foreign:,} lines are not UTF-8: they are read as Windows-1252 (Latin-1). If letters look wrong, "

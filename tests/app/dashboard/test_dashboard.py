@@ -31,6 +31,7 @@ FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in dashboard.MED
 PAGES = {"": "Overview", "versions": "Versions", "decisions": "Decisions", "events": "Events"}
 SPEC: dict[str, Any] = {
     "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
+    "model": {"family": "linear"},
     "mode": "gated",
     "gate": {"minimum": 100, "promote": "snapshot"},  # what serves stays apart from what learns, to be merged
 }
@@ -527,6 +528,18 @@ def test_decisions_show_their_evidence_and_are_filtered(page):
     page.until(lambda: "evidence for better" in page.text(".entries"))
     assert re.search(r"Seal [0-9a-f]{64}", page.text(".entries"))
     page.until(lambda: page.text("[data-value=chain]").startswith("chain intact"))
+
+
+@in_chromium
+def test_the_two_decisions_of_a_start_say_which_seat_they_fill(page):
+    page.open("decisions")
+    page.until(lambda: page.run("return document.querySelector('.entry') !== null"))
+    starts = page.run(
+        "const all = [...document.querySelectorAll('.entry')];"
+        "return all.filter((one) => one.querySelector('.what').textContent === 'Start')"
+        ".map((one) => one.querySelector('.reason .soft').textContent.split(' ')[2])"
+    )
+    assert sorted(starts) == ["challenger", "champion"]
 
 
 @in_chromium

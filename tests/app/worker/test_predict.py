@@ -49,7 +49,7 @@ def test_several_records_are_answered_in_order(start):
 
 def test_the_parts_of_objects_are_fields(start):
     schema = {"label": "y", "task": "regression", "fields": {"user.age": "numeric", "user.tags": "tokens"}}
-    site = start({"schema": schema})
+    site = start({"schema": schema, "model": {"family": "linear"}})
     flat = {"user.age": 3.5, "user.tags": ["new"]}
     for record in (flat, {"user": {"age": 3.5, "tags": ["new"]}, "other": [{}]}):
         assert site.once("/predict", {"features": record}).json()["value"]
@@ -57,7 +57,7 @@ def test_the_parts_of_objects_are_fields(start):
 
 
 def test_a_number_is_answered_with_a_number(start):
-    site = start({"schema": {"label": "y", "task": "regression", "fields": FIELDS}})
+    site = start({"schema": {"label": "y", "task": "regression", "fields": FIELDS}, "model": {"family": "linear"}})
     said = site.once("/predict", {"features": RECORD}).json()
     assert said["value"] == float(site.model.predict(site.encoder.record(RECORD))[0, 0])
     assert said["proba"] == []

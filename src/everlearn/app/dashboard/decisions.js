@@ -102,10 +102,11 @@ const origin = (one) => (one.detail?.token ? `${one.by} (${one.detail.token})` :
 
 function entry(one) {
   const moved = one.alias && one.previous ? `${brief(one.previous)} → ${brief(one.version)}` : brief(one.version);
+  const role = one.action === "start" && one.alias ? `${one.alias} ` : ""; // a loop starts with one decision for each
   const body = h("div", { class: "body" });
   const details = h("details", { class: "entry", "data-position": one.position },
     h("summary", {}, h("span", { class: "sign" }, sign(SIGNS[one.action] ?? "start")), h("span", { class: "what" }, ACTIONS[one.action] ?? one.action),
-      h("span", { class: "reason" }, one.reason, one.version && h("span", { class: "soft" }, " · ", h("span", { class: "id" }, moved))), h("span", { class: "when" }, `by ${origin(one)}, ${moment(one.time)}`)), body);
+      h("span", { class: "reason" }, one.reason, one.version && h("span", { class: "soft" }, ` · ${role}`, h("span", { class: "id" }, moved))), h("span", { class: "when" }, `by ${origin(one)}, ${moment(one.time)}`)), body);
   details.addEventListener("toggle", () => details.open && !body.firstChild && fill(body, evidence(one)));
   return h("li", {}, details);
 }

@@ -34,6 +34,7 @@ from everlearn.app.worker.connections import Connections
 from everlearn.app.worker.fast_path import Exchange
 from everlearn.app.worker.known_heads import RequestHead
 from everlearn.app.worker.proxy import Proxy, Send
+from everlearn.config import default_model
 from everlearn.errors import EverlearnError
 from everlearn.spec import MOST_BYTES, Spec
 
@@ -221,7 +222,8 @@ def warm(spec: Spec) -> None:
     if spec.schema.fields:
         encoder = schema.features(schema.reading(spec.schema))
         made: Mapping[str, object] = dict.fromkeys(encoder.fields)
-        untrained = model.build(spec.model, schema.shape(spec.schema))
+        shape = schema.shape(spec.schema)
+        untrained = model.build(default_model.completed(spec, shape).model, shape)
         for rows in (1, 2):
             untrained.predict(encoder.rows([made] * rows))
 

@@ -311,7 +311,7 @@ class Mix:
 
 def _banks(parts: MixParts, seats: Ints) -> Arrays:
     """Return the arrays of the banks, with a first axis of banks; each uses as many places as it has members."""
-    informed = np.array([member.spec.get("family", "linear") != "last" for member in parts.members])
+    informed = np.array([member.spec.get("family") != "last" for member in parts.members])
     classes, found = parts.settings.classes, []
     for row in seats:
         who = row[1 : 1 + row[0]]

@@ -117,7 +117,7 @@ def _dear(members: Sequence[Model]) -> tuple[int, ...]:
 
 def _member(settings: MixSettings, number: int, layout: int) -> Model:
     own = settings.members[number]
-    family = own.get("family", "linear")
+    family = own.get("family", model.INNER)
     if family in model.FOR_FAMILY.values() or family == "mix":
         raise ConfigError(
             f"mix model: members[{number}]: got family {family!r}; expected a family that learns from rows, and not a "
@@ -131,7 +131,7 @@ def _member(settings: MixSettings, number: int, layout: int) -> Model:
                 "Leave it out"
             )
     numbered = {"layout": layout} if layout < specs.LAYOUT and model.newest_layout(own) else {}
-    return model.build({"seed": settings.seed + number, **numbered, **own, **shared})
+    return model.build({"seed": settings.seed + number, **numbered, **own, **shared, "family": family})
 
 
 def _own(spec: Mapping[str, Any]) -> dict[str, Any]:
