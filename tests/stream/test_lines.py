@@ -1,4 +1,4 @@
-"""PlainLines of a piece of text, against `str.split`."""
+"""Lines of a piece of text, against `str.split`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PlainLines of a piece of text, found by their line breaks: a line becomes a string when it is looked at.
+"""Lines of a piece of text, found by their line breaks: a line becomes a string when it is looked at.
 
 Most lines of a file go to a parser that takes bytes, or belong to another partition and are passed over.
 """
