@@ -79,9 +79,10 @@ def labelled_answers(
         both = answers(arrays, task, y, weight, known)
         return dict(zip(names(task), both, strict=True)), labels(*both)
     n, columns = len(known), len(arrays["known"])
-    found = {name: np.empty((n if name in only else 0, columns), np.float32) for name in names(task)}
+    last, common = (np.empty((n if name in only else 0, columns), np.float32) for name in names(task))
     answered = np.empty((n, 2))
-    _answer(arrays, task, y, weight, known, *found.values(), answered)
+    _answer(arrays, task, y, weight, known, last, common, answered)
+    found = dict(zip(names(task), (last, common), strict=True))
     return {name: answer for name, answer in found.items() if name in only}, answered
 
 
