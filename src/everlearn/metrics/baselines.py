@@ -71,7 +71,7 @@ def answers(arrays: Arrays, task: Task, y: Floats, weight: Singles, known: Ints)
 def labelled_answers(
     arrays: Arrays, task: Task, y: Floats, weight: Singles, known: Ints, only: Collection[str]
 ) -> tuple[dict[str, Singles], Floats]:
-    """Return the answers of the baselines `only` by name, and what `labels` returns for both; learn as `answers` does.
+    """Return the answers of the baselines `only`, and what `labels` returns for both; learn as `answers` does.
 
     Of classes, answers that nothing reads are not made.
     """
