@@ -82,7 +82,7 @@ def test_an_older_epoch_saves_nothing(tmp_path: Path) -> None:
         assert [event.payload.id for event in log.read()] == ["a", "c"]
 
 
-@pytest.mark.parametrize(("module", "examples"), [(rows, 2), (deduplication, 1), (seals, 1), (sqlite, 3)])
+@pytest.mark.parametrize(("module", "examples"), [(rows, 4), (deduplication, 1), (seals, 1), (sqlite, 3)])
 def test_examples_in_the_docs(module: ModuleType, examples: int) -> None:
     done = doctest.testmod(module)
     assert done.attempted == examples

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from everlearn.errors import InputError
-from everlearn.events import SqliteLog, key
+from everlearn.events import SqliteLog, key, row, rows_of
 from everlearn.records import (
     Born,
     Checkpoint,
@@ -39,6 +40,21 @@ def test_what_comes_back_is_what_was_given_to_the_last_bit(payload: Payload) -> 
     assert event.payload == payload
     assert repr(event.payload) == repr(payload)  # -0.0 and 0.0, 1 and 1.0 and True: equal, yet not the same
     assert key(event.payload) == key(payload)
+
+
+@settings(max_examples=150, deadline=None)
+@given(some=st.lists(payloads, max_size=5), odd=st.booleans())
+def test_rows_at_once_are_those_of_one_at_a_time(some: list[Payload], odd: bool) -> None:
+    some = [*some, Label("a", math.nan)] if odd else some  # refused, with the same words
+    times = [1.5 + place for place in range(len(some))]
+    outcomes: list[Any] = []
+    for found in (lambda: rows_of(some, times), lambda: [row(one, at) for one, at in zip(some, times, strict=True)]):
+        try:
+            outcomes.append(found())
+        except InputError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+    assert isinstance(outcomes[0], str) == odd
 
 
 @every_log

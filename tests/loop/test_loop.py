@@ -426,13 +426,13 @@ def test_rolling_back_twice_and_promoting_the_champion_keep_the_way_back(tmp_pat
 
 
 def test_rows_and_the_events_that_follow_them_keep_their_order(tmp_path):
-    settings, columns = spec(), table(5000)
+    settings, columns = spec(), table(9000)
 
     def stopped(rows: int, loop: Loop) -> None:
         raise RuntimeError(f"stopped after {rows} rows")
 
     with Loop(settings, tmp_path / "home") as loop:
-        with pytest.raises(RuntimeError, match="stopped after 4096 rows"):
+        with pytest.raises(RuntimeError, match="stopped after 8192 rows"):
             loop.run(read(columns, schema=settings.schema), stopped)
         for row in range(30):
             answer = loop.predict(record(columns, row))
@@ -469,16 +469,16 @@ def test_changed_settings_are_written_down_and_unfit_ones_refused(tmp_path):
 
 def test_refreshed_good_versions_of_one_piece_of_a_file_share_a_checkpoint(tmp_path):
     """And a loop that is killed after some of them decides the rest again."""
-    turn, draw = np.arange(9000) / 600, np.random.default_rng(3)
-    a, b = draw.normal(size=(2, 9000))
-    columns = {"a": a, "b": b, "c": ["c0"] * 9000, "label": (a * np.cos(turn) + b * np.sin(turn) > 0).astype(int)}
+    turn, draw = np.arange(18_000) / 600, np.random.default_rng(3)
+    a, b = draw.normal(size=(2, 18_000))
+    columns = {"a": a, "b": b, "c": ["c0"] * 18_000, "label": (a * np.cos(turn) + b * np.sin(turn) > 0).astype(int)}
     rows = read(columns, label="label")
     settings = spec(
         mode="live", tick=10, checkpoint=20_000, gate=GateSpec(minimum=50), drift=DriftSpec(detector="none")
     )
 
     def copied(taken: int, loop: Loop) -> None:
-        if taken < 5000:
+        if taken < 9000:
             shutil.copytree(tmp_path / "home", tmp_path / "killed")
 
     with Loop(settings, tmp_path / "home") as loop:

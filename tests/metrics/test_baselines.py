@@ -84,3 +84,23 @@ def test_the_last_label_has_no_log_loss_and_no_order_of_scores() -> None:
     assert not {"log_loss", "roc_auc"} & baselines.report("last_label", arrays, "binary").keys()
     assert "log_loss" not in baselines.curve("last_label", arrays)
     assert "log_loss" in baselines.report("majority", arrays, "binary")
+
+
+@given(
+    stream=st.lists(st.tuples(label, st.one_of(weight, st.sampled_from([1e8, 1e8 + 8, 3e38]))), max_size=30),
+    which=st.sampled_from(TASKS),
+    only=st.sets(st.sampled_from(["last_label", "majority", "mean"])),
+)
+@settings(deadline=None)
+def test_labels_and_some_answers_are_those_of_all_answers(
+    stream: list[tuple[float, float]], which: tuple[Task, int], only: set[str]
+) -> None:
+    task, classes = which
+    y, w = np.array([y for y, _ in stream]), np.array([w for _, w in stream], np.float32)
+    known = np.arange(len(stream) + 1)
+    whole, part = baselines.start(task, classes), baselines.start(task, classes)
+    both = dict(zip(baselines.names(task), baselines.answers(whole, task, y, w, known), strict=True))
+    answers, labels = baselines.labelled_answers(part, task, y, w, known, only)
+    assert labels.tobytes() == baselines.labels(*both.values()).tobytes()
+    assert all(answers[name].tobytes() == both[name].tobytes() for name in only & both.keys())
+    assert all(whole[name].tobytes() == part[name].tobytes() for name in whole)

@@ -237,3 +237,18 @@ def test_predictions_are_read_by_their_features_alone() -> None:
 def test_pairs_of_answers_are_no_records() -> None:
     with pytest.raises(ConfigError, match=r"schema.task: got 'preference'"):
         Encoder(Schema(label="chosen", task="preference", fields={"prompt": "text"}, vocabulary=9))
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_records_that_lack_fields_are_encoded_as_with_none(gaps: bool) -> None:
+    encoder = Encoder(Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric", "b": "categorical"}))
+    records: list[dict[str, Any]] = [{"b": "x", "a": 1.0, "other": 3}, {"a": 2.0, "b": "y"}]
+    if gaps:
+        records = [*records, {"a": 3.0}, {}]
+    batch, problems = encoder.records(records)
+    for place, record in enumerate(records):
+        alone = encoder.record({"a": None, "b": None} | record)
+        entries = slice(batch.indptr[place], batch.indptr[place + 1])
+        assert batch.dense[place].tobytes() == alone.dense[0].tobytes()
+        assert batch.indices[entries].tolist() == alone.indices.tolist()
+    assert not problems

@@ -141,13 +141,17 @@ class PartitionedScores:
 def scorer(scoring: Mapping[str, Any], partition: int, count: int) -> PartitionedScores:
     """Return the part of the metrics that the process of a partition keeps.
 
-    The first partition scores the model, the second one the first baseline, and so on; the last one has the rest.
+    The first partition scores the model, the second one the first baseline, and so on; the last one has the rest. Of
+    two partitions the first also has a baseline where classes are many: both baselines then cost more than the model.
 
     >>> [scorer({"task": "binary", "classes": 2}, partition, 2)._own for partition in range(2)]
     [['model'], ['last_label', 'majority']]
+    >>> [scorer({"task": "multiclass", "classes": 7}, partition, 2)._own for partition in range(2)]
+    [['model', 'last_label'], ['majority']]
     """
     known = msgspec.convert(scoring, Scoring)
-    own = [name for place, name in enumerate(known.scored) if min(place, count - 1) == partition]
+    early = int(count == 2 and known.task == "multiclass")
+    own = [name for place, name in enumerate(known.scored) if min(max(place - early, 0), count - 1) == partition]
     return PartitionedScores(known, own)
 
 

@@ -141,13 +141,17 @@ class NaiveScores:
 
     def score(self, examples: Examples, index: int) -> Floats:
         """Score rows `index` and further; return what the first two baselines answered, float64 (n, 2)."""
-        y = np.concatenate([self._y, examples.y])
-        weight = np.concatenate([self._weight, examples.weight])
-        rows = np.arange(index, index + len(examples.y) + 1)
-        came = np.maximum(rows - self._delay, 0) - (index - len(self._y))  # labels known at each row, of these
-        upto, first = came[-1], came[:-1]
-        both = baselines.answers(self._state, self._task, y[:upto], weight[:upto], first)
-        answers, known = dict(zip(baselines.names(self._task), both, strict=True)), baselines.labels(*both)
+        y, weight, first = examples.y, examples.weight, np.arange(len(examples.y))
+        if self._delay:
+            y, weight = np.concatenate([self._y, y]), np.concatenate([self._weight, weight])
+            rows = np.arange(index, index + len(examples.y) + 1)
+            came = np.maximum(rows - self._delay, 0) - (index - len(self._y))  # labels known at each row, of these
+            upto, first = came[-1], came[:-1]
+        else:
+            upto = len(y)
+        answers, known = baselines.labelled_answers(
+            self._state, self._task, y[:upto], weight[:upto], first, self.measured
+        )
         if self._season is not None and self._clock is not None:
             when = moments.minutes(examples.batch.dense, self._clock)
             at = np.concatenate([self._at, when])

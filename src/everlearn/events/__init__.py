@@ -34,7 +34,7 @@ from everlearn.events.log import (
     scan,
     url_of,
 )
-from everlearn.events.rows import Row, row
+from everlearn.events.rows import Row, row, rows_of
 from everlearn.events.seals import ChainCheck
 from everlearn.events.sqlite import SqliteLog
 
@@ -68,6 +68,7 @@ __all__ = [
     "removed",
     "rests",
     "row",
+    "rows_of",
     "scan",
     "url_of",
 ]

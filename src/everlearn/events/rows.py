@@ -14,6 +14,7 @@ from everlearn.errors import InputError, LogError, did_you_mean
 from everlearn.events.deduplication import KINDS, key
 from everlearn.records import Born, Encrypted, Erased, Event, Example, Payload, Prediction
 
+_BY_ID = ("prediction", "example")  # whose keys are made of the kind and the id; see `deduplication.key`
 Row = tuple[float, str, str, str]  # seconds since 1970, kind, key, payload as JSON
 
 ERASABLE = ("prediction", "example", "label", "reward", "preference", "rejected")
@@ -48,6 +49,29 @@ def row(payload: Payload, at: float) -> Row:
     return at, kind, key(kept), text
 
 
+def rows_of(payloads: Sequence[Payload], times: Sequence[float]) -> list[Row]:
+    """Return the rows of payloads that happened at these times, as `row` does for each, at half its cost.
+
+    >>> from everlearn.records import Label
+    >>> rows_of([Label("a", True)], [3.5]) == [row(Label("a", True), 3.5)]
+    True
+    """
+    kinds = [KINDS.get(type(payload), "") for payload in payloads]
+    if "" not in kinds and all(map(math.isfinite, times)):
+        try:
+            texts = list(map(_encode, payloads))
+            whole = b",".join(texts)
+            if b"null" not in whole:  # which may be a number that is not finite
+                kept = _decode_all(b"[%b]" % whole)
+                return [
+                    (at, kind, f"{kind}:{one.id}" if kind in _BY_ID else key(one), text.decode())  # type: ignore[union-attr]
+                    for at, kind, one, text in zip(times, kinds, kept, texts, strict=True)
+                ]
+        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+            pass  # one of them cannot be stored, and `row` says which and why
+    return [row(payload, at) for payload, at in zip(payloads, times, strict=True)]
+
+
 def _plain(value: Any) -> Any:
     """Return numpy scalars and arrays as plain numbers."""
     if isinstance(value, np.generic | np.ndarray):
@@ -57,6 +81,7 @@ def _plain(value: Any) -> Any:
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 decode: Callable[[str], Payload] = msgspec.json.Decoder(Payload).decode
+_decode_all: Callable[[bytes], list[Payload]] = msgspec.json.Decoder(list[Payload]).decode
 
 
 def check_usable(log: object, is_open: bool, process: int) -> None:

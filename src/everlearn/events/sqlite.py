@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Self
 from everlearn.errors import ConfigError, LogError
 from everlearn.events import file, seals
 from everlearn.events.deduplication import DIGEST
+from everlearn.events.file import Durability
 from everlearn.events.rows import (
     IS_RARE,
     RARE,
@@ -25,6 +26,7 @@ from everlearn.events.rows import (
     check_usable,
     events_of,
     row,
+    rows_of,
     tombstone,
 )
 from everlearn.events.seals import ChainCheck
@@ -95,7 +97,7 @@ class SqliteLog:
         a prediction, example or version of the same id; `LogError` if the file cannot be written.
         """
         at = now() if time is None else float(time)
-        return self.write([row(payload, at) for payload in payloads])
+        return self.write(rows_of(payloads, [at] * len(payloads)))
 
     def write(self, rows: Sequence[Row]) -> list[int]:
         """Write rows that `everlearn.events.row` has encoded, as `append` does."""
@@ -274,7 +276,7 @@ class SqliteLog:
 
     def _write_new(self, rows: Sequence[Row]) -> tuple[list[int], int]:
         """Write rows with new keys, or raise IntegrityError; return the positions and where the log ended before."""
-        if any(kind == "decision" for _, kind, _, _ in rows):
+        if "decision" in [kind for _, kind, _, _ in rows]:
             return self._write_unknown(rows)
         if not rows:
             return [], 0

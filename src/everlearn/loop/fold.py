@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -228,8 +228,8 @@ class Fold:
                     yield from self._decision(event)
 
     def _examples(self, batch: Sequence[Event]) -> Iterator[Commit]:
-        payloads = [event.payload for event in batch if isinstance(event.payload, Example)]
-        self.joiner.advance(max(event.time for event in batch))
+        payloads = cast(list[Example], [event.payload for event in batch])
+        self.joiner.advance(max([event.time for event in batch]))
         if self.encoder.late:  # no example is a pair of answers
             self.joiner.unusable += len(batch)
             self.cursor["log"] = batch[-1].position

@@ -24,7 +24,8 @@ from everlearn.model import select
 from everlearn.records import Decision, Example, Examples, Payload, Rejected
 from everlearn.stream import Stream, digest
 
-_READ = 4096  # rows taken from a stream at a time
+_READ = 4096  # rows appended to the log at a time
+_FOLDED = 8192  # rows of a stream that is its own log: what they decide becomes durable with one checkpoint
 
 
 class Ingest:
@@ -82,7 +83,7 @@ class Ingest:
         base = self.rows - taken
         pending: list[Rejected] = []
         before = taken
-        for chunk in stream.chunks(taken, _READ, self._fold.spec.metrics.segment):
+        for chunk in stream.chunks(taken, _FOLDED, self._fold.spec.metrics.segment):
             self.names.add_rows(stream.names, chunk.last - before)
             before = chunk.last
             examples, refused = self._fit(chunk.examples, stream.name)

@@ -146,10 +146,10 @@ class Journal:
         if self.fold.cursor["row"] != self._saved_row:  # only checkpoints record the order of rows and events
             self.commit(Commit(sum(self.fold.cursor.values()), []))
         times, expected = times or [self._clock()] * len(payloads), self.seen + 1
-        positions = self.log.write([events.row(payload, at) for payload, at in zip(payloads, times, strict=True)])
+        positions = self.log.write(events.rows_of(payloads, times))
         if positions == list(range(expected, expected + len(payloads))):
             self.seen += len(payloads)
-            self._fold([Event(*parts) for parts in zip(positions, times, payloads, strict=True)])
+            self._fold(list(map(Event, positions, times, payloads)))
         else:
             self.catch_up_whole()
         return positions

@@ -25,6 +25,11 @@ class StreamOffsets:
 
     def note(self, ids: Iterable[str]) -> None:
         """Note that the rows with these ids are in the log, and so are those before them."""
+        ids = list(ids)
+        names, rows = {id[: _LONG + 1] for id in ids}, [id[_LONG + 1 :] for id in ids]
+        if len(names) == 1 and "" not in rows and (name := names.pop()).endswith(":") and "".join(rows).isdecimal():
+            self._keep(name[:-1], max(map(int, rows)))  # rows of one stream, as nearly always
+            return
         newest, most = "", 0  # the last stream, and its last row: its next rows change nothing else
         for id in ids:
             name, _, row = id.rpartition(":")

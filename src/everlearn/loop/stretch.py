@@ -42,11 +42,19 @@ class Notes:
     known: Known | None = None
 
 
-def way_of(event: Event) -> Literal["answer", "example", "decision"]:
+Way = Literal["answer", "example", "decision"]
+_WAYS: dict[type[Payload], Way] = {
+    Prediction: "answer",
+    Label: "answer",
+    Reward: "answer",
+    Preference: "answer",
+    Example: "example",
+}
+
+
+def way_of(event: Event) -> Way:
     """Return the name of the way in which an event is folded."""
-    if isinstance(event.payload, Prediction | Label | Reward | Preference):
-        return "answer"
-    return "example" if isinstance(event.payload, Example) else "decision"
+    return _WAYS.get(type(event.payload), "decision")
 
 
 def encoded_examples(

@@ -9,13 +9,14 @@ state is arrays, with the same bytes however the labels are split into calls.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everlearn import metrics
-from everlearn._jit import exact_kernel
+from everlearn._jit import exact_kernel, inlined
 from everlearn.metrics import seasonal
 from everlearn.records import Arrays, Floats, Ints, Loss, Singles, Task
 
@@ -63,10 +64,37 @@ def answers(arrays: Arrays, task: Task, y: Floats, weight: Singles, known: Ints)
     """
     columns = 1 if task == "regression" else len(arrays["known"])
     last, common = np.empty((len(known), columns), np.float32), np.empty((len(known), columns), np.float32)
-    y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
-    answer = _answer_numbers if task == "regression" else _answer_classes
-    answer(y, weight, np.ascontiguousarray(known, np.int64), arrays["last"], arrays["known"], last, common)
+    _answer(arrays, task, y, weight, known, last, common, np.empty((0, 2)))
     return last, common
+
+
+def labelled_answers(
+    arrays: Arrays, task: Task, y: Floats, weight: Singles, known: Ints, only: Collection[str]
+) -> tuple[dict[str, Singles], Floats]:
+    """Return the answers of the baselines `only`, and what `labels` returns for both; learn as `answers` does.
+
+    Of classes, answers that nothing reads are not made.
+    """
+    if task == "regression":
+        both = answers(arrays, task, y, weight, known)
+        return dict(zip(names(task), both, strict=True)), labels(*both)
+    n, columns = len(known), len(arrays["known"])
+    last, common = (np.empty((n if name in only else 0, columns), np.float32) for name in names(task))
+    answered = np.empty((n, 2))
+    _answer(arrays, task, y, weight, known, last, common, answered)
+    found = dict(zip(names(task), (last, common), strict=True))
+    return {name: answer for name, answer in found.items() if name in only}, answered
+
+
+def _answer(
+    arrays: Arrays, task: Task, y: Floats, weight: Singles, known: Ints, last: Singles, common: Singles, both: Floats
+) -> None:
+    y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
+    known = np.ascontiguousarray(known, np.int64)
+    if task == "regression":
+        _answer_numbers(y, weight, known, arrays["last"], arrays["known"], last, common)
+    else:
+        _answer_classes(y, weight, known, arrays["last"], arrays["known"], last, common, both)
 
 
 def labels(last: Singles, common: Singles) -> Floats:
@@ -123,8 +151,16 @@ def _answer_numbers(
 
 @exact_kernel
 def _answer_classes(
-    y: Floats, weight: Singles, known: Ints, last: Floats, held: Floats, repeated: Singles, shares: Singles
+    y: Floats,
+    weight: Singles,
+    known: Ints,
+    last: Floats,
+    held: Floats,
+    repeated: Singles,
+    shares: Singles,
+    both: Floats,
 ) -> None:
+    """Write answers to `repeated` and `shares`, and the labels of both to `both`; each may have no rows."""
     learned, classes = 0, len(held)
     for row in range(len(known) + 1):
         upto = known[row] if row < len(known) else len(y)
@@ -134,10 +170,33 @@ def _answer_classes(
                 last[0] = y[label]
                 held[np.int64(y[label])] += w
         learned = max(learned, upto)
-        if row < len(known):
+        if row == len(known):
+            break
+        if len(repeated):
+            for k in range(classes):
+                repeated[row, k] = np.nan if np.isnan(last[0]) else np.float64(last[0] == k)
+        if len(shares):
             total = held[0]
             for k in range(1, classes):
                 total += held[k]
             for k in range(classes):
-                repeated[row, k] = np.nan if np.isnan(last[0]) else np.float64(last[0] == k)
                 shares[row, k] = (held[k] + 1) / (total + classes)
+        if len(both):
+            both[row, 0], both[row, 1] = last[0], _most_common(held)
+
+
+@inlined
+def _most_common(held: Floats) -> int:
+    """Return the class with the largest share; the first one of those whose shares are equal as float32."""
+    classes, most = len(held), 0
+    for k in range(1, classes):
+        most = k if held[k] > held[most] else most
+    near = (held[most] + 1) * (1 - 1e-6)
+    for k in range(most):
+        if held[k] + 1 >= near:
+            total = held[0]
+            for other in range(1, classes):
+                total += held[other]
+            if np.float32((held[k] + 1) / (total + classes)) == np.float32((held[most] + 1) / (total + classes)):
+                return k
+    return most

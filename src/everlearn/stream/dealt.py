@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from everlearn.records import Ints
 from everlearn.schema.segments import segment_names
-from everlearn.stream.sources import Block, Parquet, Source, Text
+from everlearn.stream.blocks import Block
+from everlearn.stream.sources import Files, Parquet, Source, Text
 
 Keep = Callable[[Ints, Sequence[str] | None], NDArray[np.bool_]]
 
@@ -40,7 +41,7 @@ class Dealt:
     def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the kept rows after the first `after`; a block without any says how far the source was read."""
         found: Iterator[Block]
-        if isinstance(self._source, Text | Parquet) and not self._key:
+        if isinstance(self._source, Text | Parquet | Files) and not self._key:
             found = self._source.kept_blocks(after, size, wanted, lambda positions: self._keep(positions, None))
         else:
             more = [self._key] if self._key and wanted is not None and self._key not in wanted else []

@@ -10,8 +10,9 @@ from typing import Any
 from everlearn.errors import InputError
 from everlearn.records import Label, Rejected
 from everlearn.schema import Encoder, columnar, meaning
+from everlearn.stream.blocks import Block
 from everlearn.stream.opening import source_of
-from everlearn.stream.sources import Block, Files, Source
+from everlearn.stream.sources import Files, Source
 from everlearn.stream.stream import rejected_rows
 
 

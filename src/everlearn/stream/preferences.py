@@ -26,8 +26,9 @@ from msgspec import Struct
 from everlearn.errors import ConfigError, InputError
 from everlearn.records import Rejected
 from everlearn.schema import columnar
+from everlearn.stream.blocks import Block
 from everlearn.stream.opening import source_of
-from everlearn.stream.sources import Block, Files
+from everlearn.stream.sources import Files
 from everlearn.stream.stream import rejected_rows
 
 Form = Literal["preference", "unpaired", "prompt", "ranking"]

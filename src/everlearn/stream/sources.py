@@ -5,56 +5,26 @@ A source numbers its raw rows from 1, counts bad rows too, and can start after a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from everlearn.errors import InputError
-from everlearn.records import Ints
 from everlearn.schema import columnar, nested
 from everlearn.spec import RULES
 from everlearn.stream.arff import ArffReader
+from everlearn.stream.blocks import Block, Keep, kept_text_blocks, stretches, text_blocks, unread, whole
 from everlearn.stream.decoding import Bytes, Chained, Kept, opened, packing, read, utf_8
 from everlearn.stream.formats import form_of
 from everlearn.stream.sparse import SparseReader, libsvm, vowpal
 from everlearn.stream.text import CsvReader, JsonReader, RowReader
 
+_PASSED = 1 << 16  # rows of Parquet that are decoded at a time where many of them are passed over
 PEEK = 1 << 16  # bytes of standard input that are examined to guess its schema
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Consecutive rows of one source.
-
-    `before` raw rows came earlier and `rows` are in the block. `kept` (int64) are the indices in the block of the rows
-    that could be read; `columns` holds their values, and `faults` the reasons for the others. `lines` has the line,
-    from 1, on which each raw row starts. `raws` has the content of each row, or None where `columns` hold everything.
-    """
-
-    source: str
-    before: int
-    rows: int
-    kept: Ints
-    lines: Sequence[int]
-    columns: Mapping[str, Any]
-    faults: Mapping[int, str]
-    raws: Sequence[str | bytes] | None = None
-
-    def raw(self, row: int) -> str:
-        """Return the content of a raw row as text."""
-        if self.raws is None:
-            place = int(np.searchsorted(self.kept, row))  # `columns` have the kept rows alone
-            values = {name: columnar.values_of(column[place : place + 1])[0] for name, column in self.columns.items()}
-            return json.dumps(values, default=str, ensure_ascii=False).encode("utf-8", "replace").decode()
-        text = self.raws[row]
-        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-        return data.decode("utf-8", "replace")
 
 
 class Source(Protocol):
@@ -111,21 +81,11 @@ class Table:
         names = self.names if wanted is None else [name for name in wanted if name in self._columns]
         for start in range(after, self._length, size):
             columns = {name: self._columns[name][start : start + size] for name in names}
-            yield _whole(self.name, start, min(size, self._length - start), columns)
+            yield whole(self.name, start, min(size, self._length - start), columns)
 
     def count(self) -> int:
         """Return the number of raw rows."""
         return self._length
-
-
-def _whole(source: str, before: int, rows: int, columns: Mapping[str, Any]) -> Block:
-    """Return a block without faults, from a source whose lines are its rows."""
-    return Block(source, before, rows, np.arange(rows), range(before + 1, before + rows + 1), columns, {})
-
-
-def _unread(source: str, before: int, rows: int) -> Block:
-    """Return a block whose rows were passed over."""
-    return Block(source, before, rows, np.zeros(0, np.int64), range(before + 1, before + rows + 1), {}, {})
 
 
 class Parquet:
@@ -161,10 +121,8 @@ class Parquet:
         """Yield the rows after the first `after`, at most `size` in a block."""
         return self.kept_blocks(after, size, wanted, None)
 
-    def kept_blocks(
-        self, after: int, size: int, wanted: Collection[str] | None, keep: Callable[[Ints], NDArray[np.bool_]] | None
-    ) -> Iterator[Block]:
-        """Yield blocks as `blocks` does; one in which `keep` maps no position to True has no columns."""
+    def kept_blocks(self, after: int, size: int, wanted: Collection[str] | None, keep: Keep | None) -> Iterator[Block]:
+        """Yield blocks as `blocks` does, of rows whose positions `keep` maps to True; other blocks have no columns."""
         import pyarrow as pa
 
         names = self.names if wanted is None else [name for name in wanted if name in self.names]
@@ -174,23 +132,30 @@ class Parquet:
             group += 1
         if group == len(self._groups):
             return
+        piece = size if keep is None else max(size, _PASSED)
         with self._open() as file:
             try:
-                for batch in file.iter_batches(size, row_groups=range(group, len(self._groups)), columns=names):
+                for batch in file.iter_batches(piece, row_groups=range(group, len(self._groups)), columns=names):
                     skip = min(max(after - before, 0), len(batch))
-                    part = batch.slice(skip)
-                    first = before + skip + 1
-                    if len(part) and keep is not None and not keep(np.arange(first, first + len(part))).any():
-                        yield _unread(self.name, before + skip, len(part))
-                    elif len(part):
-                        columns = {name: columnar.native(part.column(name)) for name in part.schema.names}
-                        if self._rules > 1:
-                            flat = nested.flat_columns(columns)  # which may have more than the wanted parts
-                            columns = {name: flat[name] for name in names if name in flat}
-                        yield _whole(self.name, before + skip, len(part), columns)
+                    first = before + skip
+                    own = None if keep is None else keep(np.arange(first, before + len(batch)) + 1)
+                    for begin, end, kept in stretches(own, len(batch) - skip, size):
+                        if kept:
+                            columns = self._columns(batch.slice(skip + begin, end - begin), names)
+                            yield whole(self.name, first + begin, end - begin, columns)
+                        else:
+                            yield unread(self.name, first + begin, end - begin)
                     before += len(batch)
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{self.name} is damaged after row {before} ({error}); copy it again") from error
+
+    def _columns(self, part: Any, names: Sequence[str]) -> dict[str, Any]:
+        """Return the columns of these names in some rows."""
+        columns = {name: columnar.native(part.column(name)) for name in part.schema.names}
+        if self._rules == 1:
+            return columns
+        flat = nested.flat_columns(columns)  # which may have more than the wanted parts
+        return {name: flat[name] for name in names if name in flat}
 
     def count(self) -> int:
         """Return the number of raw rows."""
@@ -231,14 +196,12 @@ class Text:
     def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         with self._reader() as reader:
-            yield from _text_blocks(reader, after, size, wanted)
+            yield from text_blocks(reader, after, size, wanted)
 
-    def kept_blocks(
-        self, after: int, size: int, wanted: Collection[str] | None, keep: Callable[[Ints], NDArray[np.bool_]]
-    ) -> Iterator[Block]:
+    def kept_blocks(self, after: int, size: int, wanted: Collection[str] | None, keep: Keep) -> Iterator[Block]:
         """Yield blocks as `blocks` does, and parse only the rows whose positions `keep` maps to True."""
         with self._reader() as reader:
-            yield from _text_blocks(reader, after, size, wanted, keep)
+            yield from kept_text_blocks(reader, after, size, wanted, keep)
 
     def count(self) -> int:
         """Return the number of raw rows."""
@@ -255,33 +218,6 @@ def _reader(file: Bytes, name: str, form: str, ending: str, rules: int) -> RowRe
         case "libsvm" | "vowpal":
             return SparseReader(file, name, libsvm if form == "libsvm" else vowpal)
     return CsvReader(file, name, "\t" if ".tsv" in ending.lower() else "", rules)
-
-
-def _text_blocks(
-    reader: RowReader,
-    after: int,
-    size: int,
-    wanted: Collection[str] | None,
-    keep: Callable[[Ints], NDArray[np.bool_]] | None = None,
-) -> Iterator[Block]:
-    before = 0
-    for numbers, texts in reader.records():
-        for start in range(min(max(after - before, 0), len(texts)), len(texts), size):
-            cut = slice(start, start + size)
-            rows = len(texts[cut])
-            own = None if keep is None else np.flatnonzero(keep(np.arange(rows) + (before + start + 1)))
-            if own is None or len(own) == rows:
-                kept, columns, faults = reader.parse(texts[cut], wanted)
-                index = np.asarray(kept, np.int64)
-            elif not len(own):
-                yield _unread(reader.name, before + start, rows)
-                continue
-            else:
-                kept, columns, faults = reader.parse([texts[start + row] for row in own.tolist()], wanted)
-                index = own[np.asarray(kept, np.int64)]
-                faults = {int(own[row]): reason for row, reason in faults.items()}
-            yield Block(reader.name, before + start, rows, index, numbers[cut], columns, faults, texts[cut])
-        before += len(texts)
 
 
 class Piped:
@@ -316,12 +252,12 @@ class Piped:
         start = self._file.kept  # its end may be inside a row
         whole = Chained(start[: start.rfind(b"\n") + 1] or start, None)
         self._peeked = _reader(whole, self.name, self.form, "", self._rules)
-        return _text_blocks(self._peeked, 0, size, None)
+        return text_blocks(self._peeked, 0, size, None)
 
     def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows not read yet, numbered from `after` on; earlier rows are gone and cannot be skipped."""
         self._file.release()
-        self._blocks = self._blocks or _text_blocks(self._reader, 0, size, wanted)
+        self._blocks = self._blocks or text_blocks(self._reader, 0, size, wanted)
         shift: int | None = None
         for block in self._blocks:
             shift = after - block.before if shift is None else shift
@@ -415,12 +351,16 @@ class Files:
 
     def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
+        return self.kept_blocks(after, size, wanted, None)
+
+    def kept_blocks(self, after: int, size: int, wanted: Collection[str] | None, keep: Keep | None) -> Iterator[Block]:
+        """Yield blocks as `blocks` does, and parse only the rows whose positions `keep` maps to True, where it can."""
         before = 0
         for source in self.sources:
             rows = (source.count() or 0) if before < after else None
             if rows is None or before + rows > after:
                 rows = 0
-                for block in source.blocks(max(after - before, 0), size, wanted):
+                for block in _of_file(source, before, max(after - before, 0), size, wanted, keep):
                     rows = block.before + block.rows
                     yield replace(block, before=before + block.before)
             before += rows
@@ -428,6 +368,20 @@ class Files:
     def count(self) -> int:
         """Return the number of raw rows."""
         return sum(source.count() or 0 for source in self.sources)
+
+
+def _of_file(
+    source: Source,
+    before: int,
+    after: int,
+    size: int,
+    wanted: Collection[str] | None,
+    keep: Keep | None,
+) -> Iterator[Block]:
+    """Return the blocks of a file behind `before` rows of others, whose positions in all files `keep` takes."""
+    if keep is None or not isinstance(source, Text | Parquet):
+        return source.blocks(after, size, wanted)
+    return source.kept_blocks(after, size, wanted, lambda positions: keep(positions + before))
 
 
 def file(path: Path, rules: int = RULES) -> Source:

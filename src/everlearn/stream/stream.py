@@ -28,9 +28,10 @@ from everlearn.schema.field import Field
 from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
 from everlearn.spec import Schema
+from everlearn.stream.blocks import Block
 from everlearn.stream.dealt import Dealt, Keep
 from everlearn.stream.json_values import json_column, records_of
-from everlearn.stream.sources import Beginning, Block, Files, Parquet, Piped, Source, Table, Text
+from everlearn.stream.sources import Beginning, Files, Parquet, Piped, Source, Table, Text
 
 if TYPE_CHECKING:
     from everlearn.stream.generated.choices import ChoiceGenerator
@@ -157,9 +158,11 @@ class Stream:
         Positions count raw rows from 1, including rejected ones. A source that is not replayable continues with the
         rows not read yet, and numbers them from after + 1. Raises `InputError` if the source is damaged.
         """
+        nothing: Examples | None = None
         for block in self._source.blocks(after, size, self._wanted):
             if not len(block.kept) and not block.faults:
-                yield Chunk(self._nothing(segment), (), block.before + block.rows)
+                nothing = nothing or self._nothing(segment)  # the same each time, and as costly as a block of rows
+                yield Chunk(nothing, (), block.before + block.rows)
                 continue
             batch, y, faults = self._encoded(block)
             good = _good(block, faults)

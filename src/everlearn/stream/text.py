@@ -19,6 +19,7 @@ from everlearn.schema import columnar, nested
 from everlearn.spec import RULES
 from everlearn.stream.decoding import Bytes, decoded, read
 from everlearn.stream.formats import MARK
+from everlearn.stream.lines import PlainLines, plain_lines
 
 LONGEST_CELL = 131_072  # characters: the limit of the csv module, which other libraries raise for the whole process
 
@@ -66,7 +67,8 @@ def _pieces(file: Bytes, name: str) -> Iterator[bytes]:
         begun = True
         cut = data.rfind(b"\n") + 1
         if cut:
-            yield b"".join([*held, data[:cut]]).replace(b"\r\n", b"\n")[:-1]
+            piece = b"".join([*held, data[:cut]])
+            yield (piece.replace(b"\r\n", b"\n") if b"\r" in piece else piece)[:-1]
             held = [data[cut:]]
         else:
             held.append(data)
@@ -80,12 +82,17 @@ def _pieces(file: Bytes, name: str) -> Iterator[bytes]:
 def lines_of(file: Bytes, name: str, reader: Foreign) -> Iterator[list[str]]:
     """Yield some lines at a time as text; lines that are not UTF-8 are Windows-1252, and the reader counts them."""
     for piece in _pieces(file, name):
-        try:
-            yield piece.decode().split("\n")
-        except UnicodeDecodeError:
-            found = list(map(decoded, piece.split(b"\n")))
-            reader.foreign += sum(foreign for _, foreign in found)
-            yield [text for text, _ in found]
+        yield texts_of(piece, reader)
+
+
+def texts_of(piece: bytes, reader: Foreign) -> list[str]:
+    """Return the lines of a piece as text, as `lines_of` does."""
+    try:
+        return piece.decode().split("\n")
+    except UnicodeDecodeError:
+        found = list(map(decoded, piece.split(b"\n")))
+        reader.foreign += sum(foreign for _, foreign in found)
+        return [text for text, _ in found]
 
 
 class CsvReader:
@@ -99,11 +106,7 @@ class CsvReader:
         self.name = name
         self.foreign = 0
         self._old = rules == 1
-        self._lines: Iterator[list[str]]
-        if self._old:
-            self._lines = (piece.decode("utf-8", "surrogateescape").split("\n") for piece in _pieces(file, name))
-        else:
-            self._lines = lines_of(file, name, self)
+        self._lines: Iterator[Sequence[str]] = self._read(file)
         self.about = "CSV"
         self._held: list[str] = []  # lines that have been read but not split into rows yet
         self._next = 1  # the number of the first of them
@@ -123,6 +126,16 @@ class CsvReader:
         self._places = [
             str(place) for place in range(len(names))
         ]  # column names for Arrow, since those in the file may be empty
+
+    def _read(self, file: Bytes) -> Iterator[Sequence[str]]:
+        """Yield some lines at a time."""
+        for piece in _pieces(file, self.name):
+            if (plain := plain_lines(piece)) is not None:
+                yield plain
+            elif self._old:
+                yield piece.decode("utf-8", "surrogateescape").split("\n")
+            else:
+                yield texts_of(piece, self)
 
     def _header(self) -> str:
         for lines in self._lines:
@@ -159,7 +172,11 @@ class CsvReader:
                 return
             lines = next(self._lines, None)
             final = lines is None
-            self._held += lines or []
+            if isinstance(lines, PlainLines) and not self._held:
+                yield range(self._next, self._next + len(lines)), lines
+                self._next += len(lines)
+            else:
+                self._held += lines or []
 
     def _rows_held(self, final: bool) -> tuple[Sequence[int], Sequence[str]]:
         """Return the complete rows; a row whose quote is never closed ends with its first line."""
@@ -167,7 +184,7 @@ class CsvReader:
         numbers: list[int] = []
         texts: list[str] = []
         start = 0
-        if not any('"' in line for line in lines):
+        if '"' not in "".join(lines):
             numbers, texts, start = list(range(first, first + len(lines))), lines, len(lines)
         while start < len(lines):
             end = _end(lines, start)
@@ -232,11 +249,15 @@ class CsvReader:
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
-        text = "\n".join(texts)
-        if '"' in text or "\r" in text or self._blanks or not names or max(map(len, texts), default=0) > LONGEST_CELL:
+        if self._blanks or not names:
             return None
         try:
-            data = text.encode()
+            if isinstance(texts, PlainLines):
+                data, longest = texts.encoded(), texts.longest
+            else:
+                data, longest = "\n".join(texts).encode(), max(map(len, texts), default=0)
+            if b'"' in data or b"\r" in data or longest > LONGEST_CELL:
+                return None
             table = arrow_csv.read_csv(
                 pa.BufferReader(data),
                 arrow_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=self._places),

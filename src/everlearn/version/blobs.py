@@ -20,7 +20,7 @@ from everlearn.errors import BlobError, ConfigError
 from everlearn.events.file import place
 from everlearn.records import Arrays
 from everlearn.spec import LogSpec
-from everlearn.version.codec import FORMAT, PACKED, describe_damage, dump, laid_out, load
+from everlearn.version.codec import FORMAT, PACKED, describe_damage, dump, dump_laid_out, laid_out, load
 from everlearn.version.packing import pack, unpack
 
 _HASH = re.compile("[0-9a-f]{64}")
@@ -162,8 +162,9 @@ class Blobs:
         the header says. Raises `ModelError` for content that cannot be stored, `BlobError` if the place cannot be
         written.
         """
-        stored, entries = pack(laid_out(arrays)) if packed else (arrays, {})
-        data = dump(stored, {**header, _PACKED: entries}, PACKED) if entries else dump(arrays, header, FORMAT)
+        laid = laid_out(arrays)
+        stored, entries = pack(laid) if packed else (laid, {})
+        data = dump(stored, {**header, _PACKED: entries}, PACKED) if entries else dump_laid_out(laid, header, FORMAT)
         return self._put(data)
 
     def _put(self, data: bytes) -> str:

@@ -64,7 +64,11 @@ def dump(arrays: Mapping[str, Any], header: Mapping[str, Any], format: int = FOR
     >>> len(data), load(data, Path("a.safetensors"))
     (168, ({'w': array([0., 1., 2.])}, {'of': 'a test'}))
     """
-    tensors = laid_out(arrays)
+    return dump_laid_out(laid_out(arrays), header, format)
+
+
+def dump_laid_out(tensors: Arrays, header: Mapping[str, Any], format: int) -> bytes:
+    """Return the bytes of a file, as `dump` does, of arrays that come from `laid_out`."""
     begin = front(tensors, plain(header, "the header"), format)
     return b"".join([begin, *(octets(array) for array in tensors.values())])
 

@@ -33,6 +33,7 @@ from everlearn.scale.partitions.shared import SharedArrays, SharedColumns
 
 EACH = 8  # steps after which predictions are scored, at the latest
 TURNS = 2  # files of arrays, and of scores, that are written in turn
+NO_SCORES = np.zeros((0, 0), np.float32)
 NO_ENTRIES = np.zeros(0, np.int32), np.zeros(0, np.float32)  # of a batch without hashed entries
 
 
@@ -161,19 +162,25 @@ class PartitionProcess:
                 self._setup.source, self._dealing, self._own, before
             ), before)  # fmt: skip
         pieces = [*self._ahead, *self._rows.upto(upto)]
-        scores = [self._learner.learn(piece.examples) for piece in pieces]
+        scores = [self._learner.learn(piece.examples) if len(piece.examples.y) else NO_SCORES for piece in pieces]
         self._shared.part(self._own, number).write(self._learner.model.arrays)
         if self._own == 0 or not opening:  # of an opening, one learner gives the predictions
             self._write_result(number, pieces, scores)
         else:
             self._write_result(number, [], [])
         cursor = next((int(piece.examples.position[-1]) for piece in reversed(pieces) if len(piece.examples.y)), 0)
-        record = StepRecord(
-            self._learner.rows, cursor, self._rows.last, int(self._rows.more()), time.process_time_ns(),
-            time.monotonic_ns(),
-        )  # fmt: skip
-        self._shared.board.post(self._own, number, record)
-        self._ahead = self._rows.upto(self._dealing.next_barrier(upto))
+        last, more = self._rows.last, int(self._rows.more())
+        if opening:  # the first rows behind it may load kernels, for which the first step should not wait
+            self._read_ahead(upto)
+        now = time.process_time_ns(), time.monotonic_ns()
+        self._shared.board.post(self._own, number, StepRecord(self._learner.rows, cursor, last, more, *now))
+        if not opening:
+            self._read_ahead(upto)
+
+    def _read_ahead(self, upto: int) -> None:
+        """Read the rows of the step after position `upto`, while others may still learn."""
+        if self._rows is not None:
+            self._ahead = self._rows.upto(self._dealing.next_barrier(upto))
 
     def _write_result(self, number: int, pieces: list[DealtRows], scores: list[Singles]) -> None:
         """Write the predictions of a step, with what scores need of its rows."""
@@ -222,7 +229,7 @@ def predicted(results: list[SharedColumns]) -> tuple[Examples, Singles, tuple[Re
     if not found:
         nothing = Batch(np.zeros((0, 0), np.float32), np.zeros(1, np.int64), *NO_ENTRIES)
         none = Examples(nothing, np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        return none, np.zeros((0, 0), np.float32), rejected
+        return none, NO_SCORES, rejected
     whole = {name: _joined([arrays[name] for arrays in found]) for name in found[0]}
     if any(one["position"][-1] > other["position"][0] for one, other in pairwise(found)):
         order = np.argsort(whole["position"], kind="stable")

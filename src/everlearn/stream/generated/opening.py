@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from everlearn.errors import ConfigError, did_you_mean
+from everlearn.stream.blocks import Block
 from everlearn.stream.generated.choices import CHOICE_KINDS, ChoiceGenerator
 from everlearn.stream.generated.generator import KINDS, LABEL, Generator
 from everlearn.stream.generated.schedule import planned
-from everlearn.stream.sources import Block, Source
+from everlearn.stream.sources import Source
 from everlearn.stream.stream import Stream
 
 _SIZED = ("hyperplane", "rbf")  # whose number of features is free
