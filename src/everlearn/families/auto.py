@@ -25,8 +25,8 @@ FOREST_BYTES = 8 << 20
 MONDRIAN = {"trees": 6, "nodes": 1000}
 
 
-# A row of more columns, or of more classes, takes a quarter of a millisecond or more (docs/why/mix.md).
-MOST_COLUMNS, MOST_CLASSES = 1000, 100
+# A row of more columns takes a quarter of a millisecond or more, one of more classes half of one (docs/why/mix.md).
+MOST_COLUMNS, MOST_CLASSES = 1000, 300
 
 
 class AutoSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -55,11 +55,10 @@ def chosen(shape: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     >>> chosen({"task": "regression", "dense": 1536, "hashed": 0, "classes": 0})[1]
     '1,536 columns of numbers, and trees take a quarter of a millisecond or more for a row of over 1,000'
     """
-    for name, most, what in (("dense", MOST_COLUMNS, "columns of numbers"), ("classes", MOST_CLASSES, "classes")):
+    bounds = ("dense", MOST_COLUMNS, "columns of numbers", "a quarter"), ("classes", MOST_CLASSES, "classes", "half")
+    for name, most, what, part in bounds:
         if shape[name] > most:
-            why = (
-                f"{shape[name]:,} {what}, and trees take a quarter of a millisecond or more for a row of over {most:,}"
-            )
+            why = f"{shape[name]:,} {what}, and trees take {part} of a millisecond or more for a row of over {most:,}"
             return {"family": "auto", "speed": "fast"}, why
     return {"family": "auto"}, ""
 
