@@ -187,7 +187,7 @@ def test_a_stored_spec_holds_every_setting_and_its_format() -> None:
     given = config.convert({"schema": SCHEMA})
     held = config.stored(given)
     assert held["format"] == config.FORMAT
-    assert (held["schema"]["layout"], held["model"]["layout"]) == (1, 5)
+    assert (held["schema"]["layout"], held["model"]["layout"]) == (1, 6)
     for record, kind in RECORDS.items():
         table = held[record] if record else held
         assert {field.name for field in msgspec.structs.fields(kind)} <= table.keys()
