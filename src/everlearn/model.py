@@ -31,9 +31,9 @@ FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:
 FAMILIES["registered"] = "everlearn.bridges.mlflow:build"  # begins as a model of a registry of MLflow
 
 # The newest layout of each family: features, arrays, settings. 1 has the settings of release 0.1.0, some retired; up
-# to 2 the optimiser of the linear family is "quick", since 3 "blend"; since 4 linear models forget bad stretches; since
-# 5 forests share "twice_root", and mixes have `patience`. All have one number: a home may hold challengers of another.
-LAYOUTS = dict.fromkeys(FAMILIES, 5)
+# to 2 linear models have the optimiser "quick", since 3 "blend"; since 4 they forget bad stretches; since 5 forests
+# have "twice_root" and mixes `patience`, since 6 `reach`. All have one number: challengers may be of another family.
+LAYOUTS = dict.fromkeys(FAMILIES, 6)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
 PICKLED = frozenset({"foreign", "registered"})  # built-in families whose state, or source, can hold code

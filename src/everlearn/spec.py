@@ -41,7 +41,7 @@ DateOrder = Literal["day first", "month first"]
 class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The fields of a raw record, and the label to predict.
 
-    `fields` maps a name to its kind: "numeric", "boolean", "categorical", "text", "datetime" or
+    `fields` maps a name to its kind: "numeric", "integer", "boolean", "categorical", "text", "datetime",
     "vector[n]" or "tokens". `classes` lists the labels in class order (empty for a regression). Categories and words
     are hashed into 2**`bits` columns; `interactions` adds the products of all pairs of categorical fields.
 

@@ -158,3 +158,35 @@ def test_few_rows_and_alerts_that_are_left_out_are_said(machine: Path) -> None:
     shown = run("run")
     assert "1 row scored, 0 alerts (0.00%)" in shown
     assert "no row ranks above 1/2 before 100 rows were scored" in shown
+
+
+@pytest.mark.parametrize(
+    ("classes", "words", "task", "made"),
+    [
+        (8, [], "multiclass", 8),
+        (8, ["--task", "regression"], "regression", 0),
+        (60, [], "regression", 0),
+        (60, ["--task", "classes"], "multiclass", 60),
+        (2, ["--task", "classes"], "binary", 2),
+        (2, ["--task", "regression"], "regression", 0),
+    ],
+)
+def test_whole_numbers_are_what_the_task_says(
+    classes: int, words: list[str], task: str, made: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i * 37 % 101 / 10},{i * 7 % classes}" for i in range(1200)]
+    (tmp_path / "counts.csv").write_text("x,visits\n" + "\n".join(rows) + "\n")
+    shown = " ".join(run("init", "counts.csv", "--label", "visits", *words).split())
+    schema = config.load(tmp_path / "everlearn.toml").schema
+    assert (schema.task, len(schema.classes)) == (task, made)
+    assert ("note: the" in shown) == (not words)
+
+
+def test_integers_name_the_series_of_a_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"2026-01-{1 + i // 96:02d}T{i // 4 % 24:02d}:00,{81_000_000 + i % 4},{i % 4}" for i in range(1200)]
+    (tmp_path / "sold.csv").write_text("at,shop,sold\n" + "\n".join(rows) + "\n")
+    shown = " ".join(run("init", "sold.csv", "--label", "sold", "--task", "forecast").split())
+    assert config.load(tmp_path / "everlearn.toml").schema.fields == {"at": "datetime", "shop": "categorical"}
+    assert "4 series, one for each value of shop" in shown

@@ -252,3 +252,29 @@ def test_records_that_lack_fields_are_encoded_as_with_none(gaps: bool) -> None:
         assert batch.dense[place].tobytes() == alone.dense[0].tobytes()
         assert batch.indices[entries].tolist() == alone.indices.tolist()
     assert not problems
+
+
+@pytest.mark.parametrize(
+    "value", [7, 7.0, "7", " 7 ", "7.0", 2.5, "2.5", -3, True, None, "?", -1, "none", np.nan, "1e3"]
+)
+def test_an_integer_is_a_number_and_a_category_through_every_door(value: Any) -> None:
+    fields = {"c": "categorical", "s": "integer", "t": "numeric"}
+    missing: dict[str, Any] = {"s": (-1, "none")}
+    encoder = Encoder(Schema(label="y", task="regression", fields=fields, missing=missing, origin={"s": 2.0}))
+    twice = Encoder(Schema(label="y", task="regression", fields={"c": "categorical", "s": "categorical"}))
+    row = {"c": "a", "s": value, "t": 1.0}
+    one = encoder.record(row)
+    for other in (encoder.records([row])[0], encoder.rows([row] * 3), encoder.rows([row] * 30)):
+        assert np.array_equal(other.dense[:1], one.dense, equal_nan=True)
+        assert np.array_equal(other.indices[: len(one.indices)], one.indices)
+    number = encoder.fields["s"].number(value)
+    assert np.array_equal(one.dense, [[number - 2.0, 1.0]], equal_nan=True)
+    same = twice.record({"c": "a", "s": None if np.isnan(number) else number})
+    assert one.indices.tolist() == same.indices.tolist()
+
+
+def test_an_integer_that_is_no_number_is_one_problem() -> None:
+    encoder = Encoder(Schema(label="y", task="regression", fields={"s": "integer"}))
+    batch, problems = encoder.records([{"s": 3}, {"s": "many"}, {"s": float("inf")}])
+    assert [(problem.row, problem.field) for problem in problems] == [(1, "s"), (2, "s")]
+    assert batch.indptr.tolist() == [0, 1, 1, 1]

@@ -13,6 +13,7 @@ import pytest
 
 from everlearn.errors import InputError
 from everlearn.schema import Encoder, infer
+from everlearn.schema.guessing import survey
 
 ROWS = 200
 
@@ -25,9 +26,9 @@ ROWS = 200
         ("x", ["n/a"] + [str(i / 7) for i in range(ROWS - 1)], "numeric"),
         ("x", ["dirt"] + [str(i / 7) for i in range(ROWS - 1)], "numeric"),
         ("x", [i % 2 for i in range(ROWS)], "numeric"),
-        ("weekday", [i % 7 for i in range(ROWS)], "categorical"),
-        ("weekday", [str(i % 7) for i in range(ROWS)], "categorical"),
-        ("weekday", [float(i % 7) if i % 5 else None for i in range(ROWS)], "categorical"),
+        ("weekday", [i % 7 for i in range(ROWS)], "integer"),
+        ("weekday", [str(i % 7) for i in range(ROWS)], "integer"),
+        ("weekday", [float(i % 7) if i % 5 else None for i in range(ROWS)], "integer"),
         ("count", [0] * 180 + list(range(20)), "numeric"),
         ("age", [20 + i % 60 for i in range(ROWS)], "numeric"),
         ("user_id", [i % 90 for i in range(ROWS)], "categorical"),
@@ -128,3 +129,36 @@ def test_frames_and_tables_are_inferred_alike() -> None:
     assert infer(pd.DataFrame(data), "y") == infer(pa.table(data), "y") == expected
     with pytest.raises(InputError, match="two columns are named 'x'"):
         infer(pd.DataFrame([[1, 2]], columns=["x", "x"]), "y")
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "words"),
+    [
+        ([i % 5 for i in range(ROWS)], None, "the 5 whole numbers of the label are classes; `--task regression`"),
+        ([str(i % 5) for i in range(ROWS)], None, "the 5 whole numbers of the label are classes; `--task regression`"),
+        ([i % 40 for i in range(10 * ROWS)], None, "the 40 whole numbers of the label are amounts; `--task classes`"),
+        ([i % 5 for i in range(ROWS)], "multiclass", ""),
+        ([i % 2 for i in range(ROWS)], None, ""),
+        ([i % 7 + 0.5 for i in range(ROWS)], None, ""),
+        ([f"c{i % 5}" for i in range(ROWS)], None, ""),
+        (list(range(ROWS)), None, ""),
+    ],
+)
+def test_a_note_says_what_whole_numbers_of_the_label_are_taken_for(labels: list[Any], task: Any, words: str) -> None:
+    notes = survey({"x": np.linspace(0, 1, len(labels)), "y": labels}, "y", task=task).notes
+    assert [note[: len(words)] for note in notes] == ([words] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("words", "classes"),
+    [
+        (("NA", "no", "yes"), ("no", "yes")),
+        (("NA", "no", "yes", "null"), ("no", "yes")),
+        (("NA", "EU", "AS"), ("AS", "EU", "NA")),
+        (("NA", "no"), ("NA", "no")),
+    ],
+)
+def test_na_among_words_is_a_missing_label(words: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    schema = infer({"x": np.linspace(0, 1, ROWS), "y": [words[i % len(words)] for i in range(ROWS)]}, "y")
+    assert schema.classes == classes
+    assert set(schema.missing.get("y", ())) == set(words) - set(classes)

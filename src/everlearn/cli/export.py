@@ -194,8 +194,9 @@ def _entry_names(spec: Spec, path: Path, source: str | None) -> dict[int, str]:
     """Return the meanings of hashed entries, where the schema hashes any."""
     from everlearn import export as exports
     from everlearn.loop import export as taking
+    from everlearn.schema.layout import HASHED
 
-    if not any(kind in ("categorical", "text", "tokens") for kind in spec.schema.fields.values()):
+    if not any(kind in HASHED for kind in spec.schema.fields.values()):
         return {}
     stream = taking.rows(spec, home_of(spec, path), source, path.parent)
     if stream is None:

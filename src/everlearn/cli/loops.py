@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from everlearn.spec import Spec
     from everlearn.stream import Stream
 
-TASKS = ("anomaly", "forecast", "bandit")  # that `init` takes beside those that a label says
+TASKS = ("anomaly", "forecast", "bandit", "regression", "classes")  # that `init` takes; else the label says
 WARM_ROWS, WARM_PART, WARM_FEWEST = 500, 20, 50  # a warm start: at most, one row in, and not on fewer
 
 
@@ -109,7 +109,8 @@ def init(
         str,
         typer.Option(
             help="anomaly: find unusual rows, without labels; forecast: predict LABEL at times ahead; bandit: choose "
-            "actions, from logged rows of actions and rewards. Default: what the label says."
+            "actions, from logged rows of actions and rewards; regression or classes: predict LABEL as a number, or as "
+            "one of its values. Default: what the label says."
         ),
     ] = "",
     action: Annotated[str, typer.Option(help="With --task bandit: the column of the action that was taken.")] = "",
@@ -154,7 +155,7 @@ def init(
     schema = spec.schema
     screen.print(f"[bold]{escape(about)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
     surveying.show(survey)
-    if not task and (why := default_model.chosen(schema.task, shape(schema))[1]):
+    if task not in TASKS[:3] and (why := default_model.chosen(schema.task, shape(schema))[1]):
         screen.print(f"model: the linear model alone, since there are {why}", highlight=False, soft_wrap=True)
     if spec.warm_start:
         screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)
@@ -292,8 +293,10 @@ def _read(data: str, label: str, task: str, logged: tuple[str, str], config_path
         from everlearn.cli import bandits
 
         return bandits.inferred(data, label, *logged, config_path)
-    kind = {"anomaly": "anomaly", "forecast": "regression"}.get(task)
+    kind = {"anomaly": "anomaly", "forecast": "regression", "classes": "multiclass"}.get(task, task or None)
     opened = stream.read(data, label=label or None, task=kind)  # type: ignore[arg-type]
+    if task == "classes" and len(opened.schema.classes) == 2:
+        opened = stream.read(data, label=label, task="binary")
     assert opened.survey is not None  # of a stream that was read without a schema
     spec, survey = _inferred(opened, data, config_path, task), opened.survey
     if task == "forecast":
@@ -473,4 +476,4 @@ def _inferred(stream: Stream, source: str, path: Path, task: str = "") -> Spec:
         warm_start=float(warm if warm >= WARM_FEWEST else 0),
         ignore=tuple(stream.survey.left_out) if stream.survey else (),
     )
-    return tasks.chosen(spec, task) if task else spec
+    return tasks.chosen(spec, task) if task in ("anomaly", "forecast") else spec

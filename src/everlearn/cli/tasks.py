@@ -11,14 +11,15 @@ from msgspec import structs
 from everlearn.cli.console import screen
 from everlearn.errors import ConfigError
 from everlearn.schema import moments
-from everlearn.spec import DecisionSpec, DriftSpec, FeedbackSpec, GateSpec, Spec
+from everlearn.schema.layout import HASHED
+from everlearn.spec import DecisionSpec, DriftSpec, FeedbackSpec, GateSpec, Schema, Spec
 
 if TYPE_CHECKING:
     from everlearn.stream import Stream
 
 ALERTS = 0.01  # the share of rows that are alerts
 SERIES = 64  # kept by the family `forecast`, by default
-KEYED = ("categorical", "text", "tokens")  # kinds of fields that are hashed, and so name a series
+KEYED = HASHED  # kinds of fields that are hashed, and so name a series
 WAIT = 60.0  # seconds after which a row without a label is learned as a normal one
 
 
@@ -45,7 +46,15 @@ def chosen(spec: Spec, task: str) -> Spec:
             f"init: --task forecast: got the columns {', '.join(spec.schema.fields)}, none of which is a time; "
             "expected a column of dates or times. Write the time of each row as 2026-01-31T08:30, a month as 2026-01-01"
         )
-    return structs.replace(spec, model={"family": "forecast"}, warm_start=0.0)
+    return structs.replace(spec, model={"family": "forecast"}, warm_start=0.0, schema=_keyed(spec.schema))
+
+
+def _keyed(schema: Schema) -> Schema:
+    """Return a schema whose integers are categories: hashed fields name a series, and numbers are not used."""
+    names = {name for name, kind in schema.fields.items() if kind == "integer"}
+    fields = {name: "categorical" if name in names else kind for name, kind in schema.fields.items()}
+    origin = {name: value for name, value in schema.origin.items() if name not in names}
+    return structs.replace(schema, fields=fields, origin=origin)
 
 
 def show_alerts(spec: Spec, rows: Stream, result: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ from everlearn.errors import ConfigError
 from everlearn.records import Task
 from everlearn.spec import Spec
 
-# A row of more columns, or of more classes, takes a quarter of a millisecond or more (docs/why/mix.md).
-MOST_COLUMNS, MOST_CLASSES = 1000, 100
+# A row of more columns takes a quarter of a millisecond or more, one of more classes half of one (docs/why/mix.md).
+MOST_COLUMNS, MOST_CLASSES = 1000, 300
 
 
 def chosen(task: Task, shape: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -37,11 +37,10 @@ def chosen(task: Task, shape: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         )
     if task == "bandit":
         return {"family": "bandit"}, ""
-    for name, most, what in (("dense", MOST_COLUMNS, "columns of numbers"), ("classes", MOST_CLASSES, "classes")):
+    bounds = ("dense", MOST_COLUMNS, "columns of numbers", "a quarter"), ("classes", MOST_CLASSES, "classes", "half")
+    for name, most, what, part in bounds:
         if shape[name] > most:
-            why = (
-                f"{shape[name]:,} {what}, and trees take a quarter of a millisecond or more for a row of over {most:,}"
-            )
+            why = f"{shape[name]:,} {what}, and trees take {part} of a millisecond or more for a row of over {most:,}"
             return {"family": model.DEFAULT, "speed": "fast"}, why
     return {"family": model.DEFAULT}, ""
 

@@ -23,7 +23,7 @@ from everlearn.records import Batch, Floats, Singles
 
 BLOCK = 100  # rows that scikit-learn predicts, and then learns, at a time
 FOLDED = 256  # columns that hashed features are folded to for a model that needs a dense matrix
-_PLAIN = ("numeric", "boolean", "categorical")
+_PLAIN = ("numeric", "integer", "boolean", "categorical")
 
 RIVER = {
     "river:arf": "adaptive random forest",
@@ -66,7 +66,7 @@ class RiverEntrant:
     """A model of River, one record after the other."""
 
     def __init__(self, name: str, terms: Terms) -> None:
-        plain = _PLAIN[:2] if name == "river:amf" else _PLAIN  # its splits compare numbers
+        plain = _PLAIN[:3] if name == "river:amf" else _PLAIN  # its splits compare numbers
         self.raw = terms.schema is not None and all(kind in plain for kind in terms.schema.fields.values())
         self.reads = "raw records" if self.raw else "encoded rows as dicts"
         self._classes = 0 if terms.shape["task"] == "regression" else max(int(terms.shape.get("classes") or 2), 2)

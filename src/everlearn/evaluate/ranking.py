@@ -21,6 +21,7 @@ from everlearn.evaluate.scoring import model_of, pieces
 from everlearn.model import Model, cut
 from everlearn.records import Batch, Floats, Ints, Scalar
 from everlearn.schema import Encoder, shape
+from everlearn.schema.layout import CATEGORIES
 from everlearn.spec import Schema
 from everlearn.stream import Stream
 
@@ -157,7 +158,7 @@ class _Seen:
     """What was chosen so far: the items in the order of their first choice, and those of each user."""
 
     def __init__(self, schema: Schema, user: str, item: str) -> None:
-        categories = [name for name, kind in schema.fields.items() if kind == "categorical"]
+        categories = [name for name, kind in schema.fields.items() if kind in CATEGORIES]
         self.user, self.item = categories.index(user), categories.index(item)
         self.places: dict[int, int] = {}  # hashed index of an item -> its place
         self.chosen: dict[int, set[int]] = {}  # hashed index of a user -> places of items
@@ -226,7 +227,7 @@ def _is_choice(schema: Schema, y: float, liked: float | None) -> bool:
 
 def _popular(schema: Schema, item: str, bounds: Mapping[str, Any]) -> Model:
     """Return the model of popularity; it counts choices, of ratings too."""
-    categories = [name for name, kind in schema.fields.items() if kind == "categorical"]
+    categories = [name for name, kind in schema.fields.items() if kind in CATEGORIES]
     return model_of({"family": POPULAR, "place": categories.index(item)}, {**bounds, "task": "binary", "classes": 2})
 
 
@@ -234,8 +235,8 @@ def _checked(schema: Schema, user: str, item: str, k: int) -> Schema:
     kinds = {name: schema.fields.get(name) for name in (user, item)}
     if schema.task not in ("binary", "regression"):
         raise ConfigError(f"rank: got a stream with task {schema.task!r}; expected 'binary' (choices) or 'regression'")
-    if set(kinds.values()) != {"categorical"} or user == item:
-        known = ", ".join(name for name, kind in schema.fields.items() if kind == "categorical") or "none"
+    if not set(kinds.values()) <= set(CATEGORIES) or user == item:
+        known = ", ".join(name for name, kind in schema.fields.items() if kind in CATEGORIES) or "none"
         raise ConfigError(
             f"rank: got user {user!r} and item {item!r}; expected two categorical fields, of {known}. Name them"
         )

@@ -16,7 +16,6 @@ from typing import Any, NoReturn, Self
 from everlearn.errors import ConfigError, LogError
 from everlearn.events import file, seals
 from everlearn.events.deduplication import DIGEST
-from everlearn.events.file import Durability
 from everlearn.events.rows import (
     IS_RARE,
     RARE,

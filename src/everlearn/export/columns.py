@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from everlearn.errors import InputError
 from everlearn.schema import Encoder, origins
-from everlearn.schema.layout import width
+from everlearn.schema.layout import CATEGORIES, HASHED, width
 from everlearn.spec import Schema
 
 PARTS_OF_TIME = (
@@ -67,7 +67,7 @@ def entry_names(schema: Schema, records: Iterable[Mapping[str, Any]], most: int 
     ['note has free', 'note has money', 'town is Delft']
     """
     encoder = Encoder(schema)
-    kinds = {name: kind for name, kind in schema.fields.items() if kind in ("categorical", "text", "tokens")}
+    kinds = {name: kind for name, kind in schema.fields.items() if kind in HASHED}
     seen: dict[str, set[Any]] = {name: set() for name in kinds}
     pairs: set[tuple[str, Any, str, Any]] = set()
     for record in islice(records, most):
@@ -75,11 +75,11 @@ def entry_names(schema: Schema, records: Iterable[Mapping[str, Any]], most: int 
             if len(seen[name]) < MOST_VALUES:
                 seen[name].update(_values(encoder, name, kind, record.get(name)))
         if schema.interactions:
-            present = [(name, record[name]) for name in kinds if kinds[name] == "categorical" and record.get(name)]
+            present = [(name, record[name]) for name in kinds if kinds[name] in CATEGORIES and record.get(name)]
             pairs.update((*one, *other) for i, one in enumerate(present) for other in present[i + 1 :])
     found: dict[int, str] = {}
     for name, values in seen.items():
-        verb = "is" if kinds[name] == "categorical" else "has"
+        verb = "is" if kinds[name] in CATEGORIES else "has"
         for value in sorted(values, key=str):
             _note(found, encoder, {name: _cell(kinds[name], value)}, f"{name} {verb} {value}", 0)
     for one, value, other, second in sorted(pairs, key=str):

@@ -23,6 +23,7 @@ from everlearn.families import graphs
 from everlearn.families.graphs import FLOAT, Graph, Row
 from everlearn.model import Model
 from everlearn.records import Arrays
+from everlearn.schema.layout import HASHED
 from everlearn.spec import Schema
 
 OPSET, TREES_OPSET, IR_VERSION = 18, 3, 9  # of onnx 1.14 and onnxruntime 1.15 and newer
@@ -63,7 +64,7 @@ def described(schema: Schema) -> dict[str, Any]:
     >>> described(Schema(label="y", task="binary", classes=("no", "yes"), fields={"age": "numeric"}))["columns"]
     [{'field': 'age', 'kind': 'numeric', 'part': '', 'subtract': 0.0}]
     """
-    hashed = {name: kind for name, kind in schema.fields.items() if kind in ("categorical", "text", "tokens")}
+    hashed = {name: kind for name, kind in schema.fields.items() if kind in HASHED}
     return {
         "task": schema.task,
         "label": schema.label,
@@ -107,7 +108,7 @@ def _about(model: Model, version: str) -> dict[str, Any]:
 
 def _row(schema: Schema) -> Row:
     """Return the names of the inputs."""
-    hashed = any(kind in ("categorical", "text", "tokens") for kind in schema.fields.values())
+    hashed = any(kind in HASHED for kind in schema.fields.values())
     return Row("dense", "indices", "values") if hashed else Row("dense")
 
 

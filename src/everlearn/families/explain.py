@@ -19,6 +19,7 @@ from everlearn.families.parts import AnswerParts, Names
 from everlearn.model import Model
 from everlearn.records import Batch
 from everlearn.schema import Encoder, origins
+from everlearn.schema.layout import HASHED
 
 FAMILIES: dict[str, str] = {
     "linear": "everlearn.families.linear.explain",
@@ -85,7 +86,7 @@ def parts(model: Model, row: Batch, names: Names) -> AnswerParts:
 
 def absent(encoder: Encoder) -> str:
     """Return the name of what a record does not have: the one hashed field of the schema, or "absent values"."""
-    hashed = [name for name, kind in encoder.schema.fields.items() if kind in ("categorical", "text", "tokens")]
+    hashed = [name for name, kind in encoder.schema.fields.items() if kind in HASHED]
     return hashed[0] if len(hashed) == 1 else ABSENT
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from everlearn.records import Arrays, Batch, Feedback, Singles
 from everlearn.schema import pairs
+from everlearn.schema.layout import CATEGORIES
 from everlearn.spec import DecisionSpec, FeedbackSpec, Schema, Spec
 
 EARLY_SHARE = 8  # early feedback may take this part of the bytes: one eighth
@@ -377,5 +378,5 @@ def _stack(parts: list[np.ndarray], dtype: type) -> np.ndarray:
 
 def _categories(schema: Schema) -> int:
     """The hashed features of the categorical fields and, with interactions, of their pairs."""
-    categories = list(schema.fields.values()).count("categorical")
+    categories = sum(kind in CATEGORIES for kind in schema.fields.values())
     return categories + (categories * (categories - 1) // 2 if schema.interactions else 0)

@@ -162,10 +162,16 @@ def named(metric: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a metric's value as text: counts in full, others to 4 digits, a dash for an unknown value."""
+    """Return a metric's value as text: counts in full, others to 4 decimals or digits, a dash for an unknown value.
+
+    >>> number(3000), number(0.25), number(0.0000003)
+    ('3,000', '0.2500', '3e-07')
+    """
     if value is None:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if 0.0 < abs(value) < 1e-3 else f"{value:.4f}"
 
 
 def written(measured: Mapping[str, float]) -> dict[str, str]:

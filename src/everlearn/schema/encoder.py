@@ -33,7 +33,7 @@ from everlearn.records import (
 )
 from everlearn.schema import actions, columnar, meaning, origins
 from everlearn.schema.field import Field, fields_of
-from everlearn.schema.layout import shape, width
+from everlearn.schema.layout import CATEGORIES, NUMBERS, shape, width
 from everlearn.schema.meaning import LARGEST
 from everlearn.spec import Schema
 
@@ -86,7 +86,7 @@ class Encoder:
         self._label = self.fields.pop(schema.label)
         self._names = tuple(known)
         self._dense = tuple((self.fields[name], width(kind)) for name, kind in fields if width(kind))
-        self._categories = tuple(name for name, kind in fields if kind == "categorical")
+        self._categories = tuple(name for name, kind in fields if kind in CATEGORIES)
         self._hashed = self._categories + tuple(name for name, kind in fields if kind == "text")
         self._tokens = tuple(name for name, kind in fields if kind == "tokens")
         self._only_numbers = tuple(field.name for field, _ in self._dense if field.kind == "numeric" and field.is_plain)
@@ -121,6 +121,8 @@ class Encoder:
                 values, faults = _dense_column(parts[name], field, wide)
                 dense[:, at : at + wide] = self._float32(values.reshape(n, wide), at)
                 problems += [Problem(row, name, reason) for row, reason in faults]
+                if field.kind == "integer":
+                    parts[name] = values  # hashed as read, too
             elif field.kind == "offered":
                 dense[:, at] = 1.0
             at += wide
@@ -396,7 +398,8 @@ class Encoder:
 
     def _category_column(self, part: Any, seed: np.uint64, field: Field) -> tuple[Any, Any, columnar.Faults]:
         """Return the hash of each category, a mask of the rows that have one, and the faults."""
-        whole = None if field.gone else columnar.whole_numbers(part)
+        read = field.kind == "integer"  # its numbers were read, and are NaN where missing
+        whole = None if field.gone and not read else columnar.whole_numbers(part)
         if whole is not None:
             return self._kernels.hash_integers(whole[0], seed), whole[1], []
         if columnar.is_arrow(part) and str(part.type).startswith("dictionary"):
@@ -415,7 +418,7 @@ def _native(column: Any, name: str, n: int) -> Any:
 
 
 def _dense_column(part: Any, field: Field, wide: int) -> tuple[Floats, columnar.Faults]:
-    if field.kind == "numeric":
+    if field.kind in NUMBERS:
         return columnar.numbers(part, field)
     if field.kind == "boolean":
         return columnar.booleans(part, field)
@@ -434,7 +437,7 @@ def _dense_column(part: Any, field: Field, wide: int) -> tuple[Floats, columnar.
 
 def _dense_value(value: Any, field: Field, wide: int) -> Sequence[float]:
     """Return the dense columns of one value."""
-    if field.kind == "numeric":
+    if field.kind in NUMBERS:
         return (field.number(value),)
     if field.kind == "boolean":
         return (field.boolean(value),)

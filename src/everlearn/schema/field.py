@@ -137,8 +137,11 @@ class Field:
     def category(self, value: Any) -> bytes:
         """Return the bytes that name a category, one spelling for 7, 7.0, "7" and "7.0"; empty if missing.
 
-        Raises `InputError` as `meaning.category` does.
+        Raises `InputError` as `meaning.category` does; for an integer as `number` does.
         """
+        if self.kind == "integer":
+            number = self.number(value)
+            return b"" if number != number else forms.spelled(meaning.category(number))
         cell = meaning.category(value)
         if self.rules == 1:
             return cell

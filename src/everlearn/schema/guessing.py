@@ -12,21 +12,22 @@ import msgspec
 import numpy as np
 
 from everlearn.errors import InputError
-from everlearn.records import Scalar, Task
-from everlearn.schema import columnar, forms, kinds, meaning, origins
+from everlearn.records import Floats, Scalar, Task
+from everlearn.schema import codes, columnar, forms, kinds, meaning, origins
 from everlearn.schema.field import Field, fields_of
 from everlearn.schema.kinds import MOST, Guess, Sample
-from everlearn.schema.layout import require
+from everlearn.schema.layout import CATEGORIES, NUMBERS, require
 from everlearn.spec import Decimal, Schema
 
 NUMBERED_CLASSES = 20  # integers with more different values than this are a regression
 CLASSES = 1_000  # at most
 
+FREQUENT = 10  # classes whose jumps from number to number count
 FEWEST_BITS, MOST_BITS = 10, 18  # range of the hash bits of an inferred schema
 _EXAMPLES = 3  # values shown of a column
 _WHOLE = "an object or null; its parts are separate columns"
 _TRUTHS = frozenset(["True", "False"])
-_NO_LABEL = frozenset(["?", "n/a", "#n/a", "<na>", "null", "nan"])
+_NO_LABEL = frozenset(["?", "n/a", "#n/a", "<na>", "null", "nan", "na"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,15 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
     it follows the rules below, and ignores up to 2% of values that do not fit a kind.
 
     Label: truth values, text, and integers of at most 20 different values are classes; other numbers make a regression.
-    Fields: numbers are numeric, also with signs of percent, currency and thousands, or with decimal commas. Integers
-    are categorical if they are few, close and evenly used (3 to 31 values, as for a weekday) or named like an
-    identifier (`user_id`, `FlightNum`, `zip`). true/false and yes/no are boolean; dates in usual forms are datetime.
-    Mostly distinct texts of 3 words and more, or of 30 letters, are text; other texts are categorical. Lists of numbers
-    of one length are vectors; lists of words are tokens. Running numbers, identifiers with another value in every row,
-    and lists of objects are left out; the parts of an object are columns such as `user.age`. A numeric field whose
-    values lie far from 0 has an `origin`. `bits` leaves 64 hashed columns for each category found, and is 18 where
-    there is text.
+    Fields: numbers are numeric, also with signs of percent, currency and thousands, or with decimal commas. Whole
+    numbers are an integer, which is a number and a category, if they are few, close and evenly used (3 to 31 values, as
+    for a weekday), or if the label jumps from one to the next, as for shops (`schema.codes`). They are categorical if
+    they are named like an identifier (`user_id`, `FlightNum`, `zip`). true/false and yes/no are boolean; dates in usual
+    forms are datetime. Mostly distinct texts of 3 words and more, or of 30 letters, are text; other texts are
+    categorical. Lists of numbers of one length are vectors; lists of words are tokens. Running numbers, identifiers
+    with another value in every row, and lists of objects are left out; the parts of an object are columns such as
+    `user.age`. A numeric field whose values lie far from 0 has an `origin`. `bits` leaves 64 hashed columns for each
+    category found, and is 18 where there is text.
 
     Raises `InputError` if the label is not a column or cannot be learned.
 
@@ -90,6 +92,7 @@ def survey(
     guesses |= {name: Guess(None, _WHOLE) for name in guesses if _is_whole(name, parts)}
     found = _Label(label, counts, task, {guess.decimal for guess in guesses.values() if not guess.open})
     guesses = _settled(guesses, found.decimal)
+    guesses |= _codes(guesses, parts, found.targets(parts[label]))
     fields = {name: guess.kind for name, guess in guesses.items() if guess.kind is not None}
     if not fields:
         fields = {name: "numeric" for name, guess in guesses.items() if "running number" in guess.why}
@@ -124,9 +127,24 @@ def _is_whole(name: str, parts: Mapping[str, Any]) -> bool:
 def _origin(schema: Schema, parts: Mapping[str, Any]) -> dict[str, float]:
     """Return the origins of the numeric fields whose values lie far from 0."""
     fields = fields_of(schema)
-    numeric = [name for name, kind in schema.fields.items() if kind == "numeric"]
+    numeric = [name for name, kind in schema.fields.items() if kind in NUMBERS]
     middles = {name: origins.guess(columnar.numbers(parts[name], fields[name])[0]) for name in numeric}
     return {name: middle for name, middle in middles.items() if middle is not None}
+
+
+def _codes(guesses: Mapping[str, Guess], parts: Mapping[str, Any], targets: Floats) -> dict[str, Guess]:
+    """Return the guess "integer" for the columns of numbers in which the label jumps from number to number."""
+    found = {}
+    for name, guess in guesses.items():
+        if guess.kind != "numeric":
+            continue
+        gone = frozenset(forms.spelled(meaning.category(value)) for value in guess.missing)
+        codes_gone = tuple(float(value) for value in guess.missing if not isinstance(value, str))
+        field = Field(name, "numeric", decimal=guess.decimal, gone=gone, gone_numbers=codes_gone)
+        numbers = columnar.numbers(parts[name], field)[0]
+        if codes.tried(numbers) and codes.jump(numbers, targets):
+            found[name] = replace(guess, kind="integer", why=f"{guess.why}; the label jumps from one to the next")
+    return found
 
 
 def _settled(guesses: dict[str, Guess], label: str) -> dict[str, Guess]:
@@ -147,7 +165,7 @@ def _decimal(guesses: Mapping[str, Guess], found: _Label, label: str) -> Decimal
     marks: dict[str, Decimal] = {name: "," for name, guess in guesses.items() if guess.decimal == ","}
     if found.decimal == ",":
         marks[label] = ","
-    numbers = [name for name, guess in guesses.items() if guess.kind == "numeric"]
+    numbers = [name for name, guess in guesses.items() if guess.kind in NUMBERS]
     if found.task == "regression":
         numbers.append(label)
     if marks and all(name in marks for name in numbers):
@@ -161,7 +179,7 @@ def _bits(fields: Mapping[str, str], parts: Mapping[str, Any]) -> int:
     categories = sum(
         len({value for value in columnar.values_of(parts[name]) if not kinds.absent(value)})
         for name, kind in fields.items()
-        if kind == "categorical"
+        if kind in CATEGORIES
     )
     return min(max((64 * categories).bit_length(), FEWEST_BITS), MOST_BITS)
 
@@ -191,13 +209,40 @@ class _Label:
             if self.decimal == "," or read.signed:
                 how = "with a decimal comma" if self.decimal == "," else "with signs"
                 self.notes.append(f"the labels are numbers {how}")
-        self.missing = tuple(word for word in texts if word.lower() in _NO_LABEL) if len(texts) > 2 else ()
+        gone = [word for word in texts if word.lower() in _NO_LABEL] if len(texts) > 2 else []
+        self.missing = kinds.missing_categories(gone, texts)
         kept = {value: n for value, n in labels.items() if not _in(value, self.missing)}
         if set(texts) <= _TRUTHS and texts and len(texts) == len(kept):
             kept = {text.strip() == "True": n for text, n in kept.items()}
-        self.task, self.classes = target(
-            name, _one_case(kept, self.notes), task, Field(name, "numeric", decimal=self.decimal)
-        )
+        self._number = Field(name, "numeric", decimal=self.decimal)
+        self.task, self.classes = target(name, _one_case(kept, self.notes), task, self._number)
+        if task is None and (note := _other_task(self.classes, kept, self._number)):
+            self.notes.append(note)
+
+    def targets(self, part: Any) -> Floats:
+        """Return a column of labels as numbers, (n, k): the rank of a number, or 0 and 1 for each frequent class."""
+        if not self.classes:
+            numbers = columnar.numbers(part, self._number)[0]
+            _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+            ranks = (np.cumsum(counts) - counts / 2.0)[places]
+            return np.where(np.isnan(numbers), np.nan, ranks)[:, None]
+        cells = [forms.spelled(meaning.category(value)).lower() for value in columnar.values_of(part)]
+        often = [cell for cell, _ in Counter(cell for cell in cells if cell).most_common(FREQUENT)]
+        found = np.array([[cell == other for other in often] for cell in cells], np.float64)
+        return np.where(np.array([not cell for cell in cells])[:, None], np.nan, found)
+
+
+def _other_task(classes: Sequence[Scalar], labels: Mapping[Any, int], field: Field) -> str:
+    """Return a note where whole numbers may be classes as well as amounts: which they are taken for; "" elsewhere."""
+    found = _numbers({value: n for value, n in labels.items() if not kinds.absent(value)}, field)
+    different = set(found.values()) if found else set()
+    if not 2 < len(different) <= CLASSES or any(number != math.floor(number) for number in different):
+        return ""
+    if classes:
+        return f"the {len(different)} whole numbers of the label are classes; `--task regression` predicts a number"
+    if sum(labels.values()) < 10 * len(different):
+        return ""
+    return f"the {len(different)} whole numbers of the label are amounts; `--task classes` takes each for a class"
 
 
 def _in(value: Any, words: tuple[Scalar, ...]) -> bool:

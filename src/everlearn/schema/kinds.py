@@ -168,7 +168,7 @@ def _number_kind(name: str, numbers: Floats, sample: Sample) -> tuple[str | None
         return ("categorical", "numbers named like an identifier") if different > 2 else ("numeric", "numbers")
     few = different in _CATEGORY_NUMBERS and total >= 10 * different
     if few and values[-1] - values[0] < 2 * different and _evenness(counts) >= _EVENLY:
-        return "categorical", f"{different} whole numbers, close together and evenly used"
+        return "integer", f"{different} whole numbers, close together and evenly used"
     return "numeric", "numbers"
 
 
@@ -230,7 +230,7 @@ def _texts(name: str, texts: Sequence[str], sample: Sample) -> Guess:
         zeros = sum(counts[text] for text in probe if _LEADING_ZERO.fullmatch(text))
         if zeros <= (1 - MOST) * known:
             return _written_numbers(name, texts, found, unknown, sample)
-        return Guess("categorical", "codes that begin with 0", missing=_missing_categories(gone, counts))
+        return Guess("categorical", "codes that begin with 0", missing=missing_categories(gone, counts))
     plain = [text for text in probe if meaning.plain_number(text) == meaning.plain_number(text)]
     if (made := _remarked_numbers(name, texts, counts, plain, probe, unknown, sample)) is not None:
         return made
@@ -245,7 +245,7 @@ def _texts(name: str, texts: Sequence[str], sample: Sample) -> Guess:
     if (made := _tokens_in_text(kept)) is not None:
         return made
     kind, why = _word_kind(kept)
-    missing = _missing_categories(gone, counts) if kind == "categorical" else ()
+    missing = missing_categories(gone, counts) if kind == "categorical" else ()
     return Guess(kind, why, missing=missing)
 
 
@@ -434,7 +434,7 @@ def _hint(distinct: Sequence[str]) -> str:
     return ""
 
 
-def _missing_categories(gone: Sequence[str], counts: Mapping[str, int]) -> tuple[str, ...]:
+def missing_categories(gone: Sequence[str], counts: Mapping[str, int]) -> tuple[str, ...]:
     """Return the words that mean missing in a column of categories; NA may be a code, as that of Namibia is."""
     codes = sum(len(text) == 2 and text.isupper() for text in counts) > len(counts) / 2
     return tuple(word for word in gone if not (codes and word == "NA"))

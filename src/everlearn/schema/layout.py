@@ -12,7 +12,10 @@ from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.schema import actions, forms, meaning
 from everlearn.spec import LAYOUT, RULES, Schema
 
-KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]", "tokens")
+KINDS = ("numeric", "integer", "boolean", "categorical", "text", "datetime", "vector[n]", "tokens")
+NUMBERS = ("numeric", "integer")  # kinds of fields that are one number
+CATEGORIES = ("categorical", "integer")  # and those that are one hashed column: an integer is both
+HASHED = (*CATEGORIES, "text", "tokens")
 
 _OF_ACTIONS = ("offered", "action", "propensity")  # kinds that no schema names; `everlearn.schema.actions` adds them
 
@@ -42,7 +45,7 @@ def shape(schema: Schema) -> dict[str, Any]:
         bounds = {name: getattr(schema, name) for name in PAIR_BOUNDS}
         return {"task": "binary", "dense": PAIR_COLUMNS, "hashed": schema.vocabulary, "classes": 2, "pairs": bounds}
     bandit = actions.shape(schema) if schema.task == "bandit" else {}
-    hashed = any(kind in ("categorical", "text", "tokens") for kind in schema.fields.values())
+    hashed = any(kind in HASHED for kind in schema.fields.values())
     found = {
         "task": "regression" if bandit else schema.task,
         "dense": sum(width(kind) for kind in actions.columns(schema).values()),
@@ -58,11 +61,11 @@ def shape(schema: Schema) -> dict[str, Any]:
 
 def width(kind: str) -> int:
     """Return the number of dense columns of a kind of field. Raises `ConfigError` for an unknown kind."""
-    if kind in ("numeric", "boolean", *_OF_ACTIONS):
+    if kind in (*NUMBERS, "boolean", *_OF_ACTIONS):
         return 1
     if kind == "datetime":
         return 5
-    if kind in ("categorical", "text", "tokens"):
+    if kind in HASHED:
         return 0
     found = _VECTOR.fullmatch(kind)
     if not found:
@@ -143,7 +146,7 @@ def _check_unlabelled(schema: Schema) -> None:
 
 def _check_origin(schema: Schema) -> None:
     """Raise `ConfigError` for an origin of a field that has none, or that is no finite number of float32."""
-    able = [name for name, kind in schema.fields.items() if kind == "numeric" or _VECTOR.fullmatch(kind)]
+    able = [name for name, kind in schema.fields.items() if kind in NUMBERS or _VECTOR.fullmatch(kind)]
     for name, value in schema.origin.items():
         if name not in able or schema.task == "preference":
             expected = ", ".join(map(repr, able)) if able and schema.task != "preference" else "none"

@@ -15,7 +15,7 @@ import numpy as np
 from everlearn.records import Floats
 from everlearn.schema import actions, meaning
 from everlearn.schema.field import fields_of
-from everlearn.schema.layout import width
+from everlearn.schema.layout import CATEGORIES, width
 from everlearn.spec import Schema
 
 FAR = 1000.0  # spreads from 0 beyond which a float32 keeps a spread to less than four digits
@@ -82,7 +82,7 @@ def hashed(schema: Schema, record: Mapping[str, Any]) -> list[str]:
     from everlearn.schema import hashing  # here, as it loads numba, and encoders of numbers need none
 
     fields = fields_of(schema)
-    categories = [name for name, kind in schema.fields.items() if kind == "categorical"]
+    categories = [name for name, kind in schema.fields.items() if kind in CATEGORIES]
     present = [name for name in categories if fields[name].category(record.get(name))]
     names = list(present)
     if schema.interactions:

@@ -12,6 +12,7 @@ from everlearn.errors import ConfigError, InputError
 from everlearn.metrics.segments import WIDTH
 from everlearn.schema import columnar
 from everlearn.schema.field import Field
+from everlearn.schema.layout import CATEGORIES
 
 _PLAIN = Field("", "categorical")
 
@@ -55,7 +56,7 @@ def checked(field: str, fields: Mapping[str, str], subject: str = "", where: str
             f"{where}: got {field!r}, which is the loop's subject; expected another field. Metrics keep the names of "
             "values, and an erasure would not remove them. Choose a field that does not name people"
         )
-    categories = [name for name, kind in fields.items() if kind == "categorical"]
+    categories = [name for name, kind in fields.items() if kind in CATEGORIES]
     if field and field not in categories:
         known = (
             f"one of {', '.join(categories[:20])}" if categories else "none, since the schema has no categorical field"

@@ -13,6 +13,7 @@ from everlearn.errors import InputError
 from everlearn.records import Floats
 from everlearn.schema import columnar, meaning
 from everlearn.schema.field import Field
+from everlearn.schema.layout import NUMBERS
 
 
 def plain(value: Any, field: Field) -> Any:
@@ -23,7 +24,7 @@ def plain(value: Any, field: Field) -> Any:
 def json_column(column: Any, field: Field) -> list[Any]:
     """Return a column as values that JSON can hold, with the same encoding; None where missing."""
     part, kind = columnar.native(column), field.kind
-    if kind == "numeric":
+    if kind in NUMBERS:
         return _without_nan(columnar.numbers(part, field)[0])
     if kind == "boolean":
         return [None if value is None else value == 1 for value in _without_nan(columnar.booleans(part, field)[0])]

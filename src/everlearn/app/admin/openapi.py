@@ -22,6 +22,7 @@ HEAVIEST = 1e30  # largest weight of a label
 
 EXAMPLES: dict[str, Any] = {
     "numeric": 1.5,
+    "integer": 7,
     "boolean": True,
     "categorical": "a",
     "text": "some words",
@@ -296,6 +297,7 @@ def label(declared: Schema) -> Document:
 _NUMBER: Document = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
 _KINDS: dict[str, Document] = {
     "numeric": {**_NUMBER, "type": ["number", "null"]},
+    "integer": {**_NUMBER, "type": ["number", "null"]},
     "boolean": {"type": ["boolean", "null"]},
     "categorical": {"type": ["string", "number", "boolean", "null"], "minimum": -LARGEST, "maximum": LARGEST},
     "text": {"type": ["string", "null"]},

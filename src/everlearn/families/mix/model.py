@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from everlearn.families import specs
 from everlearn.families.batches import check_classes, check_rows, labels
-from everlearn.families.mix import numbers, stacking, thinning
+from everlearn.families.mix import numbers, reach, stacking, thinning
 from everlearn.families.mix import settings as reading
 from everlearn.families.mix.settings import LOSSES, MixParts
 from everlearn.model import (
@@ -47,7 +47,8 @@ class Mix:
     Arrays: those of member i with the prefix `members/i/` (`learn/members/i/` for those that only learning needs). The
     stackers have the prefix `stack/`: see `everlearn.families.mix.stacking.start`, and for a regression
     `everlearn.families.mix.numbers.start_numbers`; a first axis has one bank for each set of members that may rest.
-    Those of `everlearn.families.mix.thinning.start_thinning` have the prefix `rest/`.
+    Those of `everlearn.families.mix.thinning.start_thinning` have the prefix `rest/`. Numbers with a bound also have
+    `learn/reach/labels`, see `everlearn.families.mix.reach`.
 
     The trace of a prediction holds what each member answered, the members' own traces, the members that were silent (if
     any may rest), and the number of rows learned. A mix of more than 256 such numbers has no trace: under late labels
@@ -65,10 +66,12 @@ class Mix:
         self._missed = ~np.arange(len(self._seats))[:, None]  # by each bank: the members that it has not
         self._stack = _banks(parts, self._seats)
         self._rest = thinning.start_thinning(len(parts.dear))
+        self._reach: Arrays = {"labels": np.zeros(3)} if parts.settings.reach else {}
 
     @property
     def arrays(self) -> Arrays:
         found = prefixed("stack/", self._stack) | prefixed("rest/", self._rest)
+        found |= prefixed(f"{LEARN}reach/", self._reach)
         for number, member in enumerate(self._members):
             found |= prefixed(f"members/{number}/", answering(member.arrays))
             found |= prefixed(f"{LEARN}members/{number}/", within(member.arrays, LEARN))
@@ -82,6 +85,8 @@ class Mix:
             learning = within(arrays, f"{LEARN}members/{number}/")
             member.arrays = within(arrays, f"members/{number}/") | prefixed(LEARN, learning)
         self._members, self._stack, self._rest = members, within(arrays, "stack/"), within(arrays, "rest/")
+        own = {name: array.copy() for name, array in self._reach.items()}
+        self._reach = within(arrays, f"{LEARN}reach/") or own
 
     def __repr__(self) -> str:
         return described(self)
@@ -184,6 +189,9 @@ class Mix:
         y, weight = labels(y, weight, n)
         if settings.classes:
             check_classes(y, settings.classes)
+        elif self._reach:
+            check_rows(batch, settings.dense, settings.hashed)
+            y = reach.bound(y, weight, settings.reach or 0.0, self._reach["labels"])
         usable = np.isfinite(y) & np.isfinite(weight) & (weight > 0.0)
         out = np.empty((n, settings.outputs), np.float32)
         start, stop = 0, self._same_until(usable)

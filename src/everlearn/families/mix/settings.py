@@ -13,6 +13,7 @@ from everlearn import model
 from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.mix.numbers import ABSOLUTE, HUBER, PINBALL, SQUARED
+from everlearn.families.mix.reach import REACH
 from everlearn.families.mix.stacking import LATE
 from everlearn.families.mix.thinning import MOST_DEAR, PRICE
 from everlearn.model import Model, own_loss
@@ -20,7 +21,7 @@ from everlearn.records import Loss, RowTask
 
 MEMBERS: tuple[dict[str, Any], ...] = ({"family": "linear"}, {"family": "last"})
 MOST_MEMBERS = 16
-PATIENT = 5  # the layout since which mixes have `patience`
+PATIENT, BOUNDED = 5, 6  # the layouts since which mixes have `patience`, and `reach`
 FIRST = 4  # the layout of the first members; those of a spec of an earlier layout have it, too
 LOSSES = {"squared": SQUARED, "absolute": ABSOLUTE, "pinball": PINBALL, "huber": HUBER}
 SHAPE = ("task", "dense", "hashed", "classes")
@@ -34,7 +35,8 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     log loss that a member must add for each million operations of a row, else it rests; 0: no member rests. None is
     0.1, and 0 for numbers. `patience` is how many rows late a label makes the steps of the stackers a quarter (25), a
     fifth of it what makes a loss count half; 0 is how earlier versions took late labels, and the only value for
-    numbers.
+    numbers. `reach` is how many mean absolute deviations from the mean a number is learned at most (1,000); 0 is no
+    bound, and the only value for classes.
     """
 
     family: str = "mix"
@@ -45,6 +47,7 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     members: tuple[dict[str, Any], ...] = MEMBERS
     price: float | None = None
     patience: float | None = None
+    reach: float | None = None
     one_at_a_time: bool = True
     seed: int = 0
 
@@ -101,12 +104,25 @@ def read(spec: Mapping[str, Any]) -> MixParts:
             f"mix model: patience: got {settings.patience!r}; expected a finite number of rows from 0, and 0 for "
             "numbers: how late a label is that makes the steps of the stackers a quarter"
         )
+    settings = msgspec.structs.replace(settings, reach=_reach(settings, layout, "one_at_a_time" in given))
     members = tuple(_member(settings, number, max(layout, FIRST)) for number in range(len(settings.members)))
     together = all(bool(member.spec.get("one_at_a_time", True)) for member in members)
     whole = tuple(_own(member.spec) for member in members)
     settings = msgspec.structs.replace(settings, members=whole, one_at_a_time=together)
     dear = _dear(members) if (settings.price or 0.0) > 0.0 and together else ()
     return MixParts(settings, members, _loss(members) if settings.task == "regression" else None, dear)
+
+
+def _reach(settings: MixSettings, layout: int, complete: bool) -> float:
+    """Return the bound of labels; a complete spec of an earlier version has none. Raises `ConfigError`."""
+    if settings.reach is None:
+        return 0.0 if settings.classes or layout < BOUNDED or complete else REACH
+    if not 0.0 <= settings.reach < math.inf or (settings.reach and settings.classes):
+        raise ConfigError(
+            f"mix model: reach: got {settings.reach!r}; expected a finite number from 0, and 0 for classes: how many "
+            "mean absolute deviations from the mean a number is learned at most"
+        )
+    return settings.reach
 
 
 def _dear(members: Sequence[Model]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from everlearn.families.mix import reach
 from everlearn.families.mix.model import Mix
 from everlearn.families.mix.settings import SHAPE
 from everlearn.families.mix.stacking import ROWS, WEIGHT
@@ -33,6 +34,9 @@ def merge(spec: Mapping[str, Any], base: Arrays, parts: Sequence[Arrays], rows: 
             merged[name] = _counts(base[name], held, rows) if name == "stack/counts" else averaged(held, rows)
         elif name == "rest/counts":
             merged[name] = _counts(base[name], held, rows)
+        elif name == f"{LEARN}reach/labels":
+            merged[name] = averaged(held, rows)
+            merged[name][reach.ROWS] = added(base[name], held)[reach.ROWS]
         elif name == "rest/rested":
             merged[name] = added(base[name], held)
         elif name.startswith("rest/"):
