@@ -187,7 +187,7 @@ def test_a_stored_spec_holds_every_setting_and_its_format() -> None:
     given = config.convert({"schema": SCHEMA})
     held = config.stored(given)
     assert held["format"] == config.FORMAT
-    assert (held["schema"]["layout"], held["model"]["layout"]) == (1, 5)
+    assert (held["schema"]["layout"], held["model"]["layout"]) == (1, 6)
     for record, kind in RECORDS.items():
         table = held[record] if record else held
         assert {field.name for field in msgspec.structs.fields(kind)} <= table.keys()
@@ -252,7 +252,7 @@ def test_a_home_keeps_its_layouts() -> None:
         ({"format": 2}, "spec format: got 2; expected at most 1"),
         ({"schema": {**SCHEMA, "layout": 2}}, "schema.layout: got 2; expected at most 1"),
         ({"gate": {"layout": 3}}, "gate.layout: got 3; expected at most 2"),
-        ({"model": {"family": "linear", "layout": 6}}, "model.layout: got 6; expected at most 5"),
+        ({"model": {"family": "linear", "layout": 7}}, "model.layout: got 7; expected at most 6"),
     ],
 )
 def test_a_stored_spec_of_a_newer_release_is_refused(changes: dict[str, Any], says: str) -> None:
@@ -273,8 +273,8 @@ def test_encoders_and_families_refuse_a_layout_they_do_not_know() -> None:
         Encoder(spec.Schema(**{**SCHEMA, "classes": (0, 1)}, layout=2))
     shape = {"task": "binary", "dense": 1, "hashed": 0, "classes": 2}
     for family in ("linear", "neural", "gated"):
-        with pytest.raises(ConfigError, match=rf"model\.layout: got 6; family '{family}' has layouts 1 to 5"):
-            el.build({"family": family, "layout": 6}, shape)
+        with pytest.raises(ConfigError, match=rf"model\.layout: got 7; family '{family}' has layouts 1 to 6"):
+            el.build({"family": family, "layout": 7}, shape)
     assert "layout" not in el.build({"family": "linear", "layout": 1}, shape).spec
 
 

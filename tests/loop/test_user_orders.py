@@ -37,7 +37,7 @@ def test_a_challenger_of_another_family_wins_and_everything_is_of_its_family_the
     with Loop(settings, tmp_path / "home") as loop:
         serve(loop, columns, 0, 50)
         born = loop.challenge(LINEAR, reason="it sees the features", warm=False)
-        kept = {**LINEAR, "layout": 5}  # the home of a user's family numbers no layout itself
+        kept = {**LINEAR, "layout": 6}  # the home of a user's family numbers no layout itself
         assert born.spec == kept
         assert born.reason == "fresh challenger: it sees the features, untrained"
         serve(loop, columns, 50, 1200)

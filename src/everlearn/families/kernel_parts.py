@@ -24,12 +24,21 @@ BLOCK_ROWS, BLOCK_VALUES = 64, 16384  # rows of a block, fewer where they are wi
 
 def outlined(function: Kernel) -> Kernel:
     """Compile `function` for use in kernels, to be called; Python cannot call it."""
-    return part(function, bare=True)
+    return part(function, bare=True, _nrt=True)
 
 
 def inlined(function: Kernel) -> Kernel:
     """Compile `function` for use in kernels, inlined by LLVM; Python cannot call it."""
     return part(function, bare=True, forceinline=True)
+
+
+def uncounted(function: Kernel) -> Kernel:
+    """Compile `function` for use in kernels, to be called, without counting references to arrays.
+
+    It must make no arrays, nor may functions that are merged into it; `outlined` ones may. A reference is counted by an
+    atomic operation when an array gets another name: almost half of the time of a forest.
+    """
+    return part(function, bare=True, _nrt=False)
 
 
 def merged(function: Kernel) -> Kernel:

@@ -18,7 +18,7 @@ from msgspec import inspect
 
 from everlearn.errors import ConfigError, did_you_mean
 
-LAYOUT = 5  # the settings and defaults of this release
+LAYOUT = 6  # the settings and defaults of this release
 STORED = 1  # the settings of release 0.1, retired ones included
 
 Record = TypeVar("Record", bound=msgspec.Struct)

@@ -40,7 +40,7 @@ QUANTILE = {"task": "regression", "classes": 0, "loss": "quantile"}
             "loss_parameter: got 0.0; expected a finite number above",
         ),
         ({"task": "multiclass", "classes": 1}, "classes: got 1; expected at least 2"),
-        ({"layout": 6}, "layout: got 6; expected 1 to 5. Open it with the release that wrote it, or a newer one"),
+        ({"layout": 7}, "layout: got 7; expected 1 to 6. Open it with the release that wrote it, or a newer one"),
     ],
 )
 def test_wrong_settings_are_named(change: dict[str, Any], message: str) -> None:
@@ -78,7 +78,7 @@ STORED = {
 
 
 @pytest.mark.parametrize(
-    ("layout", "optimizer"), [(1, "quick"), (2, "quick"), (3, "blend"), (4, "blend"), (5, "blend")]
+    ("layout", "optimizer"), [(1, "quick"), (2, "quick"), (3, "blend"), (4, "blend"), (5, "blend"), (6, "blend")]
 )
 @pytest.mark.parametrize("given", [{}, {"optimizer": "auto"}], ids=["left out", "auto"])
 def test_a_stored_spec_keeps_the_default_optimizer_of_its_layout(
