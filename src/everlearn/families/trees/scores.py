@@ -43,7 +43,7 @@ from everlearn.records import Floats, Singles
 
 Nodes = NDArray[np.int32]
 
-PARENTAL = 1.0  # rows of its own parent's variance in the variance that a leaf gives to its children
+PARENTAL = 1.0  # rows of the inherited variance in the variance that a leaf gives to its children
 SMALLEST = 1e-9  # weight of a value of a binary column
 FURTHEST = -40.0  # of a logarithm below the largest, from which on a probability counts as 0
 
@@ -189,7 +189,7 @@ def predict_scored_leaf(
     settings: Floats, t: int, nodes: Nodes, counts: Singles, blocks: Singles, choices: Nodes, node: int,
     rows: Floats, b: int, indices: Nodes, values: Singles, low: int, high: int, seen: Floats, p: Floats,
 ) -> tuple[int, int]:  # fmt: skip
-    """Do as `everlearn.families.trees.leaves.predict_leaf`, by what is kept."""
+    """Do as `everlearn.families.trees.leaves.predict_leaf`, by kept scores."""
     classes, left, m = p.shape[1], nodes[t, node, LEFT], seen.shape[1]
     total = 0.0
     for k in range(classes):
