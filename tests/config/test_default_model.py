@@ -43,8 +43,8 @@ def columns(count: int) -> Schema:
     ("schema", "expected"),
     [
         (Schema(**{**SCHEMA, "classes": (0, 1)}), AUTO),
-        (classes(100), AUTO),
-        (classes(101), FAST),
+        (classes(300), AUTO),
+        (classes(301), FAST),
         (columns(1000), AUTO),
         (columns(1001), FAST),
         (bandit_schema(), {"family": "bandit"}),

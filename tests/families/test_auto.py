@@ -11,7 +11,6 @@ import pytest
 import everlearn as el
 from everlearn import model
 from everlearn.errors import ConfigError
-from everlearn.families import auto
 from everlearn.loop.loop import Loop
 from everlearn.records import Batch
 from everlearn.spec import Schema, Spec
@@ -87,9 +86,3 @@ def test_a_loop_with_it_learns_and_goes_on_where_it_stopped(tmp_path: Path) -> N
         right = [loop.predict(one).value == label for one, label in zip(records, y[:100], strict=True)]
     assert np.mean(right) > 0.8
     assert all(np.array_equal(whole[name], halves[name]) for name in whole)
-
-
-@pytest.mark.parametrize(("dense", "classes", "fast"), [(1000, 300, False), (1001, 2, True), (2, 301, True)])
-def test_only_rows_that_cost_much_are_for_the_linear_model(dense: int, classes: int, fast: bool) -> None:
-    settings, why = auto.chosen({"task": "multiclass", "dense": dense, "hashed": 0, "classes": classes})
-    assert (settings.get("speed") == "fast", bool(why)) == (fast, fast)

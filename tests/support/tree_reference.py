@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+State = tuple[float, float | None, float]  # variance or spread, second value, its share
 SHRINK, TIE, THRESHOLDS, LEAST_BRANCH, INHERITED = 10.0, 0.05, 10, 0.01, 1e-3
+PARENTAL = 1.0
 
 
 @dataclass
@@ -52,6 +54,9 @@ class LeafOfReference:
         self.right = [0, 0]  # majority, naive Bayes
         self.test: tuple[int, float, bool] | None = None
         self.children: list[LeafOfReference] = []
+        self.variances: Array | None = None  # within the classes of the parent
+        self.kept: dict[int, list[State]] = {}  # of each class, at its last row
+        self.kinds: list[int] = []
 
     def known(self, j: int, k: int) -> Array:
         values = np.array([row[j] for row in self.rows[k]], np.float64)
@@ -61,7 +66,8 @@ class LeafOfReference:
 class ReferenceTree:
     """A Hoeffding tree that keeps its rows; slow, and short enough to be read."""
 
-    def __init__(self, classes: int, columns: int, grace: float, delta: float) -> None:
+    def __init__(self, classes: int, columns: int, grace: float, delta: float, prior: str = "stream") -> None:
+        self.prior = prior
         self.classes, self.grace, self.bits = classes, grace, -math.log(delta)
         self.columns = [ColumnOfStream() for _ in range(columns)]
         self.root = LeafOfReference(np.zeros(classes), grace)
@@ -82,31 +88,51 @@ class ReferenceTree:
         if total <= 0:
             return shares, majority, majority
         logs = np.full(self.classes, -math.inf)
-        for k in np.flatnonzero(leaf.counts > 0):
-            logs[k] = math.log(leaf.counts[k]) + sum(self.density(leaf, row, j, int(k)) for j in range(len(row)))
+        known = [k for k in range(self.classes) if (leaf.rows[k] if self.prior == "parent" else leaf.counts[k] > 0)]
+        if not known:
+            return shares, majority, majority
+        states = self.states(leaf)
+        quick = self.prior == "parent" and leaf.kinds == self.kinds() and self.known(row)
+        for k in known:
+            used = leaf.kept[k] if quick else states
+            logs[k] = math.log(leaf.counts[k]) + sum(
+                density(leaf.known(j, k), row[j], used[j]) for j in range(len(row))
+            )
         guess = int(logs.argmax())
         if leaf.right[1] >= leaf.right[0]:
-            shares = np.exp(logs - logs.max())
-            shares /= shares.sum()
+            likely, mass = np.exp(logs - logs.max()), shares[known].sum()
+            shares[known] = mass * likely[known] / likely.sum()
         return shares, majority, guess
 
-    def density(self, leaf: LeafOfReference, row: Array, j: int, k: int) -> float:
-        column, v, values = self.columns[j], row[j], leaf.known(j, k)
-        if math.isnan(v) or column.spread == 0.0:
-            return 0.0
-        if column.second is not None:
-            part = (values == column.second).sum() + SHRINK * column.share
-            part = part if v == column.second else len(values) + SHRINK - part
-            return math.log(max(part, 1e-9) / (len(values) + SHRINK))
-        if len(values) == 0:
-            return -0.5 * (1.0 + math.log(column.spread))
-        variance = (values.var() * len(values) + SHRINK * column.spread) / (len(values) + SHRINK)
-        return float(-0.5 * ((v - values.mean()) ** 2 / variance + math.log(variance)))
+    def known(self, row: Array) -> bool:
+        """Return True if no value of a row is missing, or the third one of its column."""
+        third = (one.second is not None and v not in one.kinds for one, v in zip(self.columns, row, strict=True))
+        return not (np.isnan(row).any() or any(third))
+
+    def kinds(self) -> list[int]:
+        return [len(column.kinds) for column in self.columns]
+
+    def states(self, leaf: LeafOfReference) -> list[State]:
+        """Return what densities of a leaf are drawn towards."""
+        found = []
+        for j, column in enumerate(self.columns):
+            spread, second = column.spread, column.second
+            if leaf.variances is not None and leaf.variances[j] > 0.0 and spread > 0.0:
+                spread = float(leaf.variances[j])
+            found.append((spread, second, column.share if second is not None else 0.0))
+        return found
+
+    def keep(self, leaf: LeafOfReference, y: int, states: list[State], kinds: list[int]) -> None:
+        """Let a leaf keep the states of class y, and of all its classes if a column has another kind."""
+        for k in range(self.classes):
+            if k == y or (leaf.kinds != kinds and leaf.rows[k]):
+                leaf.kept[k] = states
+        leaf.kinds = kinds
 
     def learn(self, row: Array, y: int) -> Array:
         shares, majority, guess = self.predict(row)
         leaf = self.walk(row)
-        seconds = [column.second for column in self.columns]
+        seconds, states, kinds = [column.second for column in self.columns], self.states(leaf), self.kinds()
         for column, v in zip(self.columns, row, strict=True):
             if not math.isnan(v):
                 column.add(float(v))
@@ -114,6 +140,7 @@ class ReferenceTree:
         leaf.right[0] += majority == y
         leaf.right[1] += guess == y
         leaf.rows[y].append(row)
+        self.keep(leaf, y, states, kinds)
         if leaf.counts.sum() >= leaf.next - 1e-9:
             self.examine(leaf, seconds)
         return shares
@@ -133,6 +160,20 @@ class ReferenceTree:
             right = leaf.counts - left
             leaf.test = (column, cut, right.sum() > left.sum())
             leaf.children = [LeafOfReference(INHERITED * part, self.grace) for part in (left, right)]
+            if self.prior == "parent":
+                for child in leaf.children:
+                    child.variances = self.within(leaf)
+
+    def within(self, leaf: LeafOfReference) -> Array:
+        """Return the variance of each column within the classes of a leaf."""
+        found = np.zeros(len(self.columns))
+        for j in range(len(self.columns)):
+            own = 0.0 if leaf.variances is None else float(leaf.variances[j])
+            weight = PARENTAL if own > 0.0 else 0.0
+            values = [leaf.known(j, k) for k in range(self.classes)]
+            squares = sum(float(((part - part.mean()) ** 2).sum()) for part in values if len(part))
+            found[j] = (weight * own + squares) / max(weight + sum(map(len, values)), PARENTAL)
+        return found
 
     def best(self, leaf: LeafOfReference, j: int, second: float | None) -> tuple[float, int, float, Array]:
         values = [leaf.known(j, k) for k in range(self.classes)]
@@ -159,6 +200,21 @@ class ReferenceTree:
         if exact or values.std() == 0:
             return float((values <= cut).sum())
         return len(values) * 0.5 * math.erfc((values.mean() - cut) / values.std() / math.sqrt(2))
+
+
+def density(values: Array, v: float, state: State) -> float:
+    """Return the logarithm of the density of a value in a class with some values."""
+    spread, second, share = state
+    if math.isnan(v) or spread == 0.0:
+        return 0.0
+    if second is not None:
+        part = (values == second).sum() + SHRINK * share
+        part = part if v == second else len(values) + SHRINK - part
+        return math.log(max(part, 1e-9) / (len(values) + SHRINK))
+    if len(values) == 0:
+        return -0.5 * (1.0 + math.log(spread))
+    variance = (values.var() * len(values) + SHRINK * spread) / (len(values) + SHRINK)
+    return float(-0.5 * ((v - values.mean()) ** 2 / variance + math.log(variance)))
 
 
 def information_gain(left: Array, whole: Array) -> float:

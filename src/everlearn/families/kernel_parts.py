@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import Kernel, bare, part
+from everlearn._jit import Kernel, part
 from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
 from everlearn.records import Floats, Ints, Singles
 
@@ -24,12 +24,21 @@ BLOCK_ROWS, BLOCK_VALUES = 64, 16384  # rows of a block, fewer where they are wi
 
 def outlined(function: Kernel) -> Kernel:
     """Compile `function` for use in kernels, to be called; Python cannot call it."""
-    return bare(function)
+    return part(function, bare=True, _nrt=True)
 
 
 def inlined(function: Kernel) -> Kernel:
     """Compile `function` for use in kernels, inlined by LLVM; Python cannot call it."""
     return part(function, bare=True, forceinline=True)
+
+
+def uncounted(function: Kernel) -> Kernel:
+    """Compile `function` for use in kernels, to be called, without counting references to arrays.
+
+    It must make no arrays, nor may functions that are merged into it; `outlined` ones may. A reference is counted by an
+    atomic operation when an array gets another name: almost half of the time of a forest.
+    """
+    return part(function, bare=True, _nrt=False)
 
 
 @outlined

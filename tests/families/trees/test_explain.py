@@ -117,6 +117,24 @@ def test_naive_bayes_adds_the_log_likelihood_ratio_of_each_column() -> None:
     assert found["intercept"] == pytest.approx(math.log(y.mean() / (1 - y.mean())), rel=1e-2)
 
 
+def test_what_is_kept_for_naive_bayes_adds_up_to_the_score_of_any_row() -> None:
+    """Rows with missing values, with a third value of a binary column, and others, before and after it varies."""
+    random = np.random.default_rng(3)
+    y = (random.random(600) < 0.4).astype(float)
+    x = np.column_stack([random.normal(y, 1.0), random.random(600) < 0.3 + 0.4 * y, np.zeros(600)]).astype(np.float32)
+    x[500:, 2] = random.random(100)
+    x[::7, 0] = np.nan
+    model = tree_of(3, rate=0, drift=False, grace=100, delta=0.5)
+    names = Names(["a", "b", "c"], [], "absent values")
+    rows = np.array([[1.5, 1.0, 0.0], [np.nan, 0.0, 0.0], [-1.0, 0.5, 3.0]], np.float32)
+    for start in range(0, 600, 100):
+        learned(model, x[start : start + 100], y[start : start + 100])
+        for row in rows:
+            part = explain.parts(model, batch_of(row[None]), names)
+            np.testing.assert_allclose(part.answer, model.predict(batch_of(row[None]))[0], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(part.base + sum(part.terms.values()), part.answer, rtol=1e-9)
+
+
 def test_a_test_of_a_value_that_the_record_lacks_has_the_name_of_the_hashed_field() -> None:
     model, encoder = taught("tree", "binary", hashed=True)
     assert (frozen.tree(model).kinds == ENTRY).any()

@@ -19,7 +19,7 @@ def test_a_pool_keeps_its_order_through_drift(spec: dict[str, object], blocks: i
     x, y = boxes(FLIPS * 1500, classes=4, seed=5)
     y = (y + np.arange(len(y)) // 1500) % 4
     shape = settings.read({**spec, "task": "multiclass", "dense": 4, "classes": 4})
-    memory = layout.needed(shape.trees or 1, 4, settings.drawn(shape), 0, blocks)
+    memory = layout.needed(shape.trees or 1, 4, settings.drawn(shape), 0, blocks, quick=True)
     model = tree_of(4, 4, **spec, memory=memory, grace=20)
     for start in range(0, len(y), 1500):
         learned(model, x[start : start + 1500], y[start : start + 1500])
@@ -33,7 +33,7 @@ def test_a_pool_keeps_its_order_through_drift(spec: dict[str, object], blocks: i
 
 def test_leaves_without_a_block_still_count_classes() -> None:
     x, y = boxes(6000, classes=4, seed=6)
-    small = tree_of(4, 4, memory=layout.needed(1, 4, 4, 0, 4), drift=False)
+    small = tree_of(4, 4, memory=layout.needed(1, 4, 4, 0, 4, quick=True), drift=False)
     scores = learned(small, x, y)
     assert (small.arrays["nodes"][0, :, layout.LEFT] == layout.INACTIVE).any()
     assert (scores.argmax(1) == y)[3000:].mean() > 0.75

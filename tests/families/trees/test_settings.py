@@ -8,7 +8,7 @@ import pytest
 
 import everlearn as el
 from everlearn.errors import ConfigError
-from everlearn.families.trees import settings
+from everlearn.families.trees import layout, settings
 
 SHAPE: dict[str, Any] = {"task": "multiclass", "dense": 20, "hashed": 0, "classes": 5}
 
@@ -47,6 +47,23 @@ def test_a_forest_that_an_earlier_version_stored_keeps_its_columns() -> None:
     assert [settings.drawn(settings.read(one.spec)) for one in (new, old)] == [9, 6]
 
 
+def test_a_tree_that_an_earlier_version_stored_keeps_its_prior() -> None:
+    for family in ("tree", "forest"):
+        new, old = (el.build({"family": family, **SHAPE, "layout": number}) for number in (6, 5))
+        assert (new.spec["prior"], old.spec["prior"]) == ("parent", "stream")
+        assert el.build(old.spec).spec == old.spec
+        assert new.arrays["blocks"].shape[2] > old.arrays["blocks"].shape[2]
+    assert el.build({"family": "tree", **SHAPE, **NUMBERS}).spec["prior"] is None
+
+
+def test_a_tree_shrinks_by_rows_and_not_by_weights() -> None:
+    found = [
+        settings.kernel_settings(settings.read({"family": family, **SHAPE, "rate": rate}))[layout.SHRINK]
+        for family, rate in (("tree", 0.0), ("tree", 6.0), ("forest", 6.0))
+    ]
+    assert found == [10.0, 60.0, 0.1]
+
+
 def test_a_default_budget_grows_with_wide_rows() -> None:
     wide = settings.read({"family": "forest", **SHAPE, "dense": 5000})
     assert settings.sizes(wide).blocks == settings.ROOMY
@@ -57,6 +74,7 @@ def test_a_default_budget_grows_with_wide_rows() -> None:
     ("change", "message"),
     [
         ({"task": "regression"}, "classes: got 5; expected 0 for task 'regression'"),
+        ({**NUMBERS, "prior": "parent"}, "prior: got 'parent'; expected none for task 'regression'"),
         ({"loss": "squared"}, "loss: got 'squared'; expected none for task 'multiclass'"),
         (
             {**NUMBERS, "loss": "huber"},

@@ -10,8 +10,9 @@ from tests.support.tree_reference import ReferenceTree, reference_splits
 from tests.support.trees import boxes, learned, splits_of, tree_of
 
 
-@pytest.mark.parametrize("kind", ["plain", "missing", "binary", "far"])
-def test_a_tree_is_that_of_the_reference(kind: str) -> None:
+@pytest.mark.parametrize("prior", ["parent", "stream"])
+@pytest.mark.parametrize("kind", ["plain", "missing", "binary", "far", "three values"])
+def test_a_tree_is_that_of_the_reference(kind: str, prior: str) -> None:
     """Probabilities differ by what tables and float32 sums round: at most .01, on average a thousandth of that."""
     classes = 3
     x, _ = boxes(700, columns=3, seed=2)
@@ -23,8 +24,11 @@ def test_a_tree_is_that_of_the_reference(kind: str) -> None:
         x[:, 0] = np.where(x[:, 0] > 0.35, 7.0, -2.0)
     elif kind == "far":
         x += 3000.0
-    ours = tree_of(3, classes, drift=False, rate=0.0, grace=20, delta=0.5)
-    theirs = ReferenceTree(classes, 3, grace=20.0, delta=0.5)
+    elif kind == "three values":
+        x[:, 0] = np.where(x[:, 0] > 0.35, 7.0, -2.0)
+        x[300::9, 0] = 4.0
+    ours = tree_of(3, classes, drift=False, rate=0.0, grace=20, delta=0.5, prior=prior)
+    theirs = ReferenceTree(classes, 3, grace=20.0, delta=0.5, prior=prior)
     expected = np.array([theirs.learn(row, int(label)) for row, label in zip(x, y, strict=True)])
     got = learned(ours, x, y)
     splits, right = splits_of(ours), reference_splits(theirs)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from everlearn.families.kernel_parts import inlined, mislabelled, outlined
-from everlearn.families.trees.growing import find_room, learn_at
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.families.kernel_parts import inlined, merged, mislabelled, uncounted
+from everlearn.families.trees.growing import Observing, find_room, growing
 from everlearn.families.trees.layout import TARGET
 from everlearn.families.trees.leaves import largest, predict_leaf
+from everlearn.families.trees.observers import learn_columns
 from everlearn.families.trees.rows import Kind, learning, predicting
+from everlearn.families.trees.scores import hand_on, learn_scored, pooled, predict_scored_leaf
 from everlearn.records import Floats, Singles
+
+Nodes = NDArray[np.int32]
 
 FLOOR = 1e-4  # of the probability of all classes together that is spread evenly
 
 
-@outlined
+@uncounted
 def wrong_class(y: Floats, out: Singles) -> int:
     """Return the fault of the first row with a finite label that is not a class; 0 if there is none."""
     return mislabelled(y, out.shape[1])
@@ -56,5 +63,30 @@ def average(votes: Floats, b: int, members: int, targets: Floats, out: Singles, 
         out[i, k] = (1.0 - FLOOR) * votes[b, k] / members + FLOOR / classes
 
 
-CLASSES = Kind(wrong_class, keep_scale, aim, evenly, predict_leaf, vote, missed, average, find_room, learn_at)
+@merged
+def learn_plainly(
+    settings: Floats, table: Floats, counts: Singles, blocks: Singles, choices: Nodes, t: int, node: int, block: int,
+    rows: Floats, b: int, seen: Floats, y: int, weight: float,
+) -> None:  # fmt: skip
+    """Learn the columns of a row, and keep nothing for naive Bayes."""
+    learn_columns(blocks, t, block, seen, y, weight)
+
+
+@merged
+def hold_nothing(blocks: Singles, choices: Nodes, t: int, block: int, classes: int, m: int, columns: int) -> Floats:
+    """Return nothing for the children of a leaf."""
+    return np.empty(0)
+
+
+@merged
+def hand_nothing(blocks: Singles, choices: Nodes, t: int, block: int, classes: int, m: int, found: Floats) -> None:
+    """Give a leaf nothing of its parent."""
+
+
+SCORED = Kind(
+    wrong_class, keep_scale, aim, evenly, predict_scored_leaf, vote, missed, average, find_room,
+    growing(Observing(learn_scored, pooled, hand_on)),
+)  # fmt: skip
+CLASSES = SCORED._replace(answer=predict_leaf, learn_at=growing(Observing(learn_plainly, hold_nothing, hand_nothing)))
 predict_class_rows, learn_class_rows = predicting(CLASSES), learning(CLASSES)
+predict_scored_rows, learn_scored_rows = predicting(SCORED), learning(SCORED)

@@ -128,40 +128,81 @@ def _bayes(model: Trees, t: int, node: int, row: Batch, prepared: Floats, names:
     if counts.sum() <= 0.0 or own[BAYES_RIGHT] < own[MAJORITY_RIGHT]:
         return None
     dials = settings.kernel_settings(settings.read(model.spec))
-    seen = counts > 0.0
+    kept = model.spec["prior"] == settings.PARENT
     m = held["choices"].shape[2] - CHOICES - _entry_places(model)
     columns = held["choices"][t, block, CHOICES : CHOICES + m]
     terms: Terms = {}
-    observed = own[HEAD : HEAD + PARTS * len(counts) * m].reshape(len(counts), PARTS, m)[seen].astype(np.float64)
-    for column, value in zip(columns.tolist(), log_likelihoods(observed, prepared[:, columns], dials).T, strict=True):
+    observed = own[HEAD : HEAD + PARTS * len(counts) * m].reshape(len(counts), PARTS, m).astype(np.float64)
+    scores = _Scores(own, len(counts), m, _entry_places(model)) if kept else None
+    seen = scores.known if scores else counts > 0.0
+    if not seen.any():
+        return None
+    base = np.log(np.where(seen, counts, 1.0))[seen]
+    densities = log_likelihoods(observed, prepared[:, columns], dials, scores.variances if scores else None)[seen]
+    if scores and scores.answers(prepared[:, columns]):
+        densities = scores.terms(observed, prepared[:, columns], densities, base)
+    for column, value in zip(columns.tolist(), densities.T, strict=True):
         name = names.dense[column]
         terms[name] = terms[name] + value if name in terms else value
     for name, value in _entry_likelihoods(model, t, block, counts, row, names, dials):
         terms[name] = terms[name] + value[seen] if name in terms else value[seen]
-    base = np.log(counts[seen])
     answer = base + sum(terms.values(), np.zeros(len(base)))
-    return _less_base(adding.softmax(AnswerParts(base, terms, answer)), seen)
+    return _less_base(adding.softmax(AnswerParts(base, terms, answer)), seen, counts[seen].sum() / counts.sum())
 
 
-def _less_base(part: AnswerParts, seen: NDArray[np.bool_]) -> AnswerParts:
-    """Return the terms of some classes as terms of all of them, with the base 0."""
+def _less_base(part: AnswerParts, seen: NDArray[np.bool_], mass: float) -> AnswerParts:
+    """Return the terms of some classes, which have a mass, as terms of all of them, with the base 0."""
 
     def spread(values: Floats) -> Floats:
         whole: Floats = np.zeros(len(seen))
-        whole[seen] = values
+        whole[seen] = mass * values
         return whole
 
     terms = {name: spread(value) for name, value in part.terms.items()}
     return AnswerParts(np.zeros(len(seen)), terms, spread(part.answer - part.base))
 
 
-def log_likelihoods(observed: Floats, row: Floats, dials: Floats) -> Floats:
+class _Scores:
+    """What a leaf keeps for naive Bayes, see `everlearn.families.trees.scores`."""
+
+    def __init__(self, own: Singles, classes: int, m: int, entries: int) -> None:
+        at = HEAD + PARTS * classes * m + entries * (1 + classes)
+        rest = own[at:].astype(np.float64)
+        self.scales = rest[: classes * m].reshape(classes, m)
+        self.numbers, known, rest = np.split(rest[classes * m :], [classes, 2 * classes])
+        self.known: NDArray[np.bool_] = known > 0.0
+        self.variances, self.state = rest[:m], rest[m : m + 1]
+
+    def answers(self, row: Floats) -> bool:
+        """Return True if the leaf answers a prepared row, (3, m), by what it keeps."""
+        state = np.where(row[SPREAD] > 0.0, np.where(row[SECOND] != 0.0, 1.0, 2.0), 0.0).sum()
+        value, second = row[VALUE], row[SECOND]
+        third = (second != 0.0) & (value != 0.0) & (value != second)
+        return not (np.isnan(value) | third).any() and bool(state == self.state[0])
+
+    def terms(self, observed: Floats, row: Floats, densities: Floats, base: Floats) -> Floats:
+        """Return what each column of a prepared row adds to the base of each known class, float64 (known classes, m).
+
+        `densities` are those by the stream as it is now, which binary columns take. The columns that vary share the
+        rest of the answer.
+        """
+        scales, binary = self.scales[self.known], row[SECOND] != 0.0
+        scaled = scales * np.where(binary, row[VALUE], np.square(row[VALUE] - observed[self.known, MEAN]))
+        numeric = ~binary & (scales < 0.0)
+        found = np.where(numeric, scaled + 0.5 * np.log(np.where(numeric, -2.0 * scales, 1.0)), densities)
+        left = self.numbers[self.known] + scaled.sum(axis=1) - found.sum(axis=1) - base
+        varies = row[SPREAD] > 0.0
+        return found + left[:, None] * varies / max(varies.sum(), 1)  # type: ignore[no-any-return]
+
+
+def log_likelihoods(observed: Floats, row: Floats, dials: Floats, variances: Floats | None = None) -> Floats:
     """Return the logarithm of the density of each column of a prepared row, (3, m), in each class: (classes, m).
 
     `observed` float64 (classes, 5, m) are the numbers of a leaf; see `everlearn.families.trees.leaves`. A missing value
-    and a constant column have 0.
+    and a constant column have 0. `variances` (m,) are those of the parent of the leaf, 0 where there are none.
     """
     value, spread, second = row[VALUE], row[SPREAD], row[SECOND]
+    toward = spread if variances is None else np.where(variances > 0.0, variances, spread)
     n, mean, squares = observed[:, WEIGHT], observed[:, MEAN], observed[:, SQUARES]
     shrink = dials[SHRINK]
     used = ~np.isnan(value) & (spread > 0.0)
@@ -170,8 +211,8 @@ def log_likelihoods(observed: Floats, row: Floats, dials: Floats) -> Floats:
     weight = max(shrink, LEAST_SHRINK)
     part = np.clip(mean / other, 0.0, 1.0) * n + weight * spread
     part = np.maximum(np.where(value != second, n + weight - part, part), 1e-9)
-    total = np.where(used, squares + shrink * spread, 1.0)
-    away = np.where(n == 0.0, spread, np.square(np.where(used, value, 0.0) - mean))
+    total = np.where(used, squares + shrink * toward, 1.0)
+    away = np.where(n == 0.0, toward, np.square(np.where(used, value, 0.0) - mean))
     with np.errstate(divide="ignore", invalid="ignore"):
         normal = -0.5 * (away * (n + shrink) / total + np.log(total / (n + shrink)))
     return np.where(used, np.where(binary, np.log(part / (n + weight)), normal), 0.0)

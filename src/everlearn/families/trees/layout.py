@@ -4,7 +4,8 @@ Each tree has one pool, from which it and its background tree take nodes and blo
 of its test (or -1 less a hashed index), the threshold as the bits of a float32, the left child (the right one is the
 next node), and the side of missing values. In a leaf the third is -1 less the number of its block, or `INACTIVE`. A
 block holds the observers of one leaf, contiguous: a head, then for each class five numbers of each column that the
-leaf has drawn, then hashed entries. In a tree of numbers (task "regression") a block has, after its head, the cells of
+leaf has drawn, then hashed entries, and last what naive Bayes keeps to answer quickly, where it draws variances towards
+those of the leaf's parent. In a tree of numbers (task "regression") a block has, after its head, the cells of
 each column, then the sums of a linear model, then hashed entries.
 """
 
@@ -28,6 +29,8 @@ COUNT, CENTRE, DEVIATIONS, ORIGIN, OTHER, KIND, MOMENTS = range(7)
 CONSTANT, BINARY, NUMERIC = range(3)
 # a prepared row: values less the origin, spread (numeric) or share of the second value (binary), the second value
 VALUE, SPREAD, SECOND, PREPARED = range(4)
+STATE, SEEN = range(PREPARED, PREPARED + 2)  # of the columns of a row or a leaf, in the first place
+MISSING = 0.5  # in the state of columns of which one is missing, or has its third value now
 # settings of kernels; BITS is log(1 / delta); QUANTILE is 0 for the squared loss, NORMAL the quantile in deviations;
 # trees FIRST, FIRST + STEP, ... are trained, the others only vote
 SEED, GRACE, BITS, TIE, SHRINK, RATE, SHARE, DETECTS, QUANTILE, NORMAL, FIRST, STEP, SETTINGS = range(13)
@@ -64,17 +67,22 @@ class Shapes(NamedTuple):
     nodes: int
 
 
-def block_floats(classes: int, drawn: int, entries: int, columns: int = 0) -> int:
-    """Return the float32 numbers of one block; if `classes` is 0, of a tree of numbers on so many columns."""
+def block_floats(classes: int, drawn: int, entries: int, columns: int = 0, quick: bool = False) -> int:
+    """Return the float32 numbers of one block; if `classes` is 0, of a tree of numbers on so many columns.
+
+    With `quick` a block has a scale for each class and column, two numbers for each class, a variance for each column,
+    and one number more.
+    """
     if classes == 0:
         line = min(columns, MOST_LINE)
         return NUMBER_HEAD + drawn * COLUMN_FLOATS + 3 * line + line * (line + 1) // 2 + entries * (1 + ENTRY_SUMS)
-    return HEAD + PARTS * classes * drawn + entries * (1 + classes)
+    scores = classes * drawn + 2 * classes + drawn + 1 if quick else 0
+    return HEAD + PARTS * classes * drawn + entries * (1 + classes) + scores
 
 
-def block_bytes(classes: int, drawn: int, entries: int, columns: int = 0) -> int:
+def block_bytes(classes: int, drawn: int, entries: int, columns: int = 0, quick: bool = False) -> int:
     """Return the bytes that one more leaf needs, with its nodes."""
-    numbers = block_floats(classes, drawn, entries, columns) + CHOICES + drawn + entries
+    numbers = block_floats(classes, drawn, entries, columns, quick) + CHOICES + drawn + entries
     return 4 * numbers + NODES_PER_BLOCK * (16 + (4 * classes or 8 * NODE_SUMS))
 
 
@@ -83,19 +91,24 @@ def window_floats(classes: int) -> int:
     return WINDOW + WINDOW_SUMS + (0 if classes else ERROR_SUMS)
 
 
-def shapes(memory: int, trees: int, classes: int, drawn: int, entries: int, columns: int = 0) -> Shapes:
+def shapes(
+    memory: int, trees: int, classes: int, drawn: int, entries: int, columns: int = 0, quick: bool = False
+) -> Shapes:
     """Return the sizes of each of some trees whose arrays together take at most `memory` bytes.
 
     >>> shapes(1 << 20, 10, 2, 3, 0).blocks
     402
     """
     fixed = 8 * (window_floats(classes) + SIZES + WINDOW_ROWS + 1)
-    blocks = (memory // trees - fixed) // block_bytes(classes, drawn, entries, columns)
+    blocks = (memory // trees - fixed) // block_bytes(classes, drawn, entries, columns, quick)
     blocks = min(max(blocks, 0), MOST_BLOCKS)
     return Shapes(drawn, entries, blocks, NODES_PER_BLOCK * blocks)
 
 
-def needed(trees: int, classes: int, drawn: int, entries: int, blocks: int = LEAST_BLOCKS, columns: int = 0) -> int:
+def needed(
+    trees: int, classes: int, drawn: int, entries: int, blocks: int = LEAST_BLOCKS, columns: int = 0,
+    quick: bool = False,
+) -> int:  # fmt: skip
     """Return the bytes that some trees need for a number of blocks each."""
     fixed = 8 * (window_floats(classes) + SIZES + WINDOW_ROWS + 1)
-    return trees * (fixed + blocks * block_bytes(classes, drawn, entries, columns))
+    return trees * (fixed + blocks * block_bytes(classes, drawn, entries, columns, quick))

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.kernel_parts import inlined, outlined
+from everlearn.families.kernel_parts import inlined, uncounted
 from everlearn.families.trees.layout import (
     BAYES_RIGHT,
     CHOICES,
@@ -41,11 +41,11 @@ LEAST_SHRINK = 1.0  # rows of the stream's shares in each share of a binary colu
 FACTORS = 4  # of a product before its logarithm is taken
 
 
-@outlined
+@uncounted
 def walk(
     nodes: Nodes, t: int, root: int, rows: Floats, b: int, indices: Nodes, values: Singles, low: int, high: int
 ) -> int:
-    """Return the leaf of row b of prepared rows, float64 (n, 3, columns), with hashed entries `low` to `high` - 1."""
+    """Return the leaf of row b of prepared rows, float64 (n, 4, columns), with hashed entries `low` to `high` - 1."""
     node = root
     while True:
         left = nodes[t, node, LEFT]
@@ -86,7 +86,7 @@ def share_factors(n: float, mean: float, seen: Floats, j: int, shrink: float) ->
     return part * part, (n + weight) * (n + weight)
 
 
-@outlined
+@uncounted
 def log_likelihood(blocks: Singles, t: int, block: int, k: int, seen: Floats, shrink: float) -> float:
     """Return the logarithm of the density of a row's columns in class k, less a part that all classes share."""
     m = seen.shape[1]
@@ -117,7 +117,7 @@ def log_likelihood(blocks: Singles, t: int, block: int, k: int, seen: Floats, sh
     return -0.5 * (squares + logs + math.log(top / bottom))
 
 
-@outlined
+@uncounted
 def entry_likelihood(
     settings: Floats, counts: Singles, blocks: Singles, choices: Nodes, t: int, node: int, block: int, m: int,
     indices: Nodes, values: Singles, low: int, high: int, p: Floats,
@@ -145,7 +145,7 @@ def largest(p: Floats, row: int) -> int:
     return best
 
 
-@outlined
+@uncounted
 def predict_leaf(
     settings: Floats, t: int, nodes: Nodes, counts: Singles, blocks: Singles, choices: Nodes, node: int,
     rows: Floats, b: int, indices: Nodes, values: Singles, low: int, high: int, seen: Floats, p: Floats,

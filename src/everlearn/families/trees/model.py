@@ -34,13 +34,14 @@ class Trees:
         self._settings = settings.kernel_settings(chosen)
         self._table = tables(chosen.rate or 0.0)
         self._numbers = numbers = chosen.task == "regression"
-        self._predict, self._learn = kernels.predictor(numbers), kernels.learner(numbers)
+        scored = chosen.prior == settings.PARENT
+        self._predict, self._learn = kernels.predictor(numbers, scored), kernels.learner(numbers, scored)
         self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes or 1
         self.loss = settings.own_loss(chosen)
         size, trees = settings.sizes(chosen), chosen.trees or 1
         self._drawn = size.drawn
         width = layout.NODE_SUMS if numbers else chosen.classes
-        floats = layout.block_floats(chosen.classes, size.drawn, size.entries, chosen.dense)
+        floats = layout.block_floats(chosen.classes, size.drawn, size.entries, chosen.dense, scored)
         self.arrays: Arrays = {
             "nodes": np.zeros((trees, size.nodes, 4), np.int32),
             "counts": np.zeros((trees, size.nodes, width), np.float64 if numbers else np.float32),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import inlined
-from everlearn.families.kernel_parts import outlined
+from everlearn.families.kernel_parts import uncounted
 from everlearn.families.trees.layout import (
     BASE,
     CELLS,
@@ -47,7 +47,7 @@ def cell_of(v: float, width: float) -> float:
     return math.ceil(v / width) - 1.0
 
 
-@outlined
+@uncounted
 def first_width(first: float, v: float) -> float:
     """Return the width of cells after the first two values of a column."""
     _, apart = math.frexp(abs(v - first))
@@ -55,7 +55,7 @@ def first_width(first: float, v: float) -> float:
     return math.ldexp(1.0, max(apart - NEAR, finest, -120))
 
 
-@outlined
+@uncounted
 def place_first(blocks: Singles, t: int, block: int, at: int, v: float) -> int:
     """Return the place of the value of a column that had at most one value so far, and choose the width of cells."""
     n, total = blocks[t, block, at + FIRST_CELL], blocks[t, block, at + FIRST_CELL + CELLS]
@@ -77,7 +77,7 @@ def place_first(blocks: Singles, t: int, block: int, at: int, v: float) -> int:
     return int(min(max(cell_of(v, width) - base, 0.0), CELLS - 1.0))
 
 
-@outlined
+@uncounted
 def move_cells(blocks: Singles, t: int, block: int, at: int, shift: int, halves: int) -> None:
     """Move each cell i to (i + halves) // 2 + shift, or to i + shift if `halves` is -1; sums of cells that meet add."""
     for part in range(2):
@@ -91,7 +91,7 @@ def move_cells(blocks: Singles, t: int, block: int, at: int, shift: int, halves:
                 blocks[t, block, start + to] += held
 
 
-@outlined
+@uncounted
 def place_outside(blocks: Singles, t: int, block: int, at: int, v: float, weight: float) -> int:
     """Return the place of a value beyond the cells: shift them if there is room, double them, or take the last one."""
     width, base = np.float64(blocks[t, block, at + WIDTH]), np.float64(blocks[t, block, at + BASE])
@@ -121,7 +121,7 @@ def place_outside(blocks: Singles, t: int, block: int, at: int, v: float, weight
     return int(min(max(cell_of(v, 2.0 * width) - (start - shift), 0.0), CELLS - 1.0))
 
 
-@outlined
+@uncounted
 def learn_cells(blocks: Singles, t: int, block: int, seen: Floats, away: float, weight: float) -> None:
     """Add the columns of a row, float64 (3, m) as prepared, whose target is `away` above its prediction."""
     for j in range(seen.shape[1]):
@@ -140,7 +140,7 @@ def learn_cells(blocks: Singles, t: int, block: int, seen: Floats, away: float, 
         blocks[t, block, at + FIRST_CELL + CELLS + k] += np.float32(weight * away)
 
 
-@outlined
+@uncounted
 def learn_number_entries(
     settings: Floats, blocks: Singles, choices: Nodes, t: int, block: int, m: int, at: int, indices: Nodes,
     values: Singles, low: int, high: int, away: float, weight: float,

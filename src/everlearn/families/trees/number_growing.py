@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import merged
-from everlearn.families.kernel_parts import outlined
+from everlearn.families.kernel_parts import outlined, uncounted
 from everlearn.families.trees.growing import MOST_WEIGHT, PATIENCE, REVIVED, ROUNDING
 from everlearn.families.trees.layout import (
     AROUND,
@@ -74,7 +74,7 @@ PRIOR_ROWS = 20.0  # that the linear model of a parent counts for in its childre
 RESOLVED = 0.125  # a linear model is solved for again after so much of its weight, or a period of grace
 
 
-@outlined
+@uncounted
 def squares_promised(counts: Floats, t: int, node: int, visits: float) -> float:
     """Return the sum of squares about the mean of a leaf, times its visits."""
     return float(counts[t, node, NODE_SQUARES] * visits)
@@ -83,7 +83,7 @@ def squares_promised(counts: Floats, t: int, node: int, visits: float) -> float:
 find_room = room_finder(squares_promised)
 
 
-@outlined
+@uncounted
 def count_target(counts: Floats, t: int, node: int, target: float, weight: float) -> None:
     """Add a target to the weight, mean and sum of squares of a node (Welford 1962, weighted)."""
     n = counts[t, node, NODE_WEIGHT] + weight
@@ -93,7 +93,7 @@ def count_target(counts: Floats, t: int, node: int, target: float, weight: float
     counts[t, node, NODE_SQUARES] += max(weight * away * (target - counts[t, node, NODE_MEAN]), 0.0)
 
 
-@outlined
+@uncounted
 def count_own(blocks: Singles, t: int, block: int, target: float, away: float, weight: float) -> None:
     """Count a row in the head of a block: the range of targets; weight, mean and squares of the errors."""
     beside = target - blocks[t, block, AROUND]
@@ -108,7 +108,7 @@ def count_own(blocks: Singles, t: int, block: int, target: float, away: float, w
     blocks[t, block, OWN_SQUARES] = min(squares, 1e37)
 
 
-@outlined
+@uncounted
 def halve_numbers(counts: Floats, blocks: Singles, t: int, node: int, block: int, m: int, columns: int) -> None:
     """Halve all weights of a leaf, so that they stay in the range in which a float32 counts exactly."""
     half = np.float32(0.5)
@@ -189,7 +189,7 @@ def examine(
         halve_numbers(counts, blocks, t, node, block, m, rows.shape[2])
 
 
-@outlined
+@uncounted
 def number_learn_at(
     settings: Floats, table: Floats, behind: bool, number: int, trees: Ints, t: int, nodes: Nodes, counts: Floats,
     blocks: Singles, choices: Nodes, node: int, rows: Floats, b: int, indices: Nodes, values: Singles, low: int,

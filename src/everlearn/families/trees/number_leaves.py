@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.kernel_parts import inlined, outlined
+from everlearn.families.kernel_parts import inlined, uncounted
 from everlearn.families.trees.layout import (
     AROUND,
     CEILING,
@@ -44,7 +44,7 @@ HORIZON = 1000.0  # rows after which the step of a running quantile falls no mor
 LARGEST_LOSS = 1e35
 
 
-@outlined
+@uncounted
 def number_answer(
     settings: Floats, t: int, nodes: Nodes, counts: Floats, blocks: Singles, choices: Nodes, node: int, rows: Floats,
     b: int, indices: Nodes, values: Singles, low: int, high: int, seen: Floats, p: Floats,
@@ -82,7 +82,7 @@ def number_loss(away: float, quantile: float) -> float:
     return (1.0 - quantile) * away if away > 0.0 else -quantile * away
 
 
-@outlined
+@uncounted
 def learn_answers(
     settings: Floats, blocks: Singles, t: int, block: int, first: float, second: float, target: float, weight: float
 ) -> None:

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from everlearn.families.kernel_parts import inlined, outlined
+from everlearn.families.kernel_parts import inlined, outlined, uncounted
 from everlearn.families.trees.layout import (
     AROUND,
     COLUMN_FLOATS,
@@ -53,7 +53,7 @@ def line_column(blocks: Singles, t: int, block: int, columns: int, i: int) -> in
     return (int(blocks[t, block, LINE_START]) + i) % columns
 
 
-@outlined
+@uncounted
 def line_answer(blocks: Singles, t: int, block: int, m: int, rows: Floats, b: int) -> float:
     """Return the prediction of the linear model of a leaf for row b."""
     columns = rows.shape[2]
@@ -66,7 +66,7 @@ def line_answer(blocks: Singles, t: int, block: int, m: int, rows: Floats, b: in
     return total
 
 
-@outlined
+@uncounted
 def learn_line(blocks: Singles, t: int, block: int, m: int, rows: Floats, b: int, target: float, weight: float) -> None:
     """Add row b to the sums; its `SPREAD`, which trees of numbers do not use, is written over."""
     columns = rows.shape[2]
@@ -106,7 +106,7 @@ def keep_line(blocks: Singles, t: int, block: int, m: int, columns: int, most: f
     return held
 
 
-@outlined
+@uncounted
 def inherit_line(blocks: Singles, t: int, block: int, m: int, held: Singles) -> None:
     """Give a leaf the linear model that `keep_line` returned."""
     head = NUMBER_HEAD - NUMBER_PART

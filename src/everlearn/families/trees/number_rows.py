@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from everlearn.families.kernel_parts import inlined, outlined
+from everlearn.families.kernel_parts import inlined, uncounted
 from everlearn.families.trees.columns import FURTHEST
 from everlearn.families.trees.layout import (
     CENTRE,
@@ -35,7 +35,7 @@ LARGEST_PREDICTION = 3.4e38  # predictions are float32
 LARGEST_TARGET = 1e100
 
 
-@outlined
+@uncounted
 def no_fault(y: Floats, out: Singles) -> int:
     """Return 0: each finite number is a target."""
     return 0
@@ -50,7 +50,7 @@ def scale(moments: Floats, targets: Floats, b: int) -> None:
     targets[b, TARGET_MEAN] = moments[CENTRE, last]
 
 
-@outlined
+@uncounted
 def aim(label: float, moments: Floats, targets: Floats, b: int) -> None:
     """Count a target, and write it less the origin, in units; 0 until there are two different ones."""
     last = moments.shape[1] - 1

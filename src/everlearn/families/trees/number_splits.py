@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import inlined
-from everlearn.families.kernel_parts import outlined
+from everlearn.families.kernel_parts import uncounted
 from everlearn.families.trees.layout import (
     BASE,
     CELLS,
@@ -58,7 +58,7 @@ def remember_number(
         best[LEFT_WEIGHT], best[LEFT_SUM], best[KNOWN_WEIGHT], best[KNOWN_SUM] = left, left_sum, weight, total
 
 
-@outlined
+@uncounted
 def try_cells(blocks: Singles, t: int, block: int, j: int, column: int, best: Floats) -> None:
     """Try all borders between cells of the column at place j of a leaf; a threshold is the middle of a gap."""
     at = NUMBER_HEAD + j * COLUMN_FLOATS
@@ -89,7 +89,7 @@ def try_cells(blocks: Singles, t: int, block: int, j: int, column: int, best: Fl
         remember_number(best, most / own, column, cut, most_left, most_sum, weight, total)
 
 
-@outlined
+@uncounted
 def try_number_entries(blocks: Singles, choices: Nodes, t: int, block: int, m: int, at: int, best: Floats) -> None:
     """Try the presence of each hashed entry of a leaf, whose table begins at `at` in the block."""
     first = CHOICES + m

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._random import uniform
-from everlearn.families.kernel_parts import inlined, outlined
+from everlearn.families.kernel_parts import inlined, uncounted
 from everlearn.families.trees.layout import (
     CHOICES,
     HEAD,
@@ -36,7 +36,7 @@ Nodes = NDArray[np.int32]
 EMPTY = -1  # an entry of a table that is free
 
 
-@outlined
+@uncounted
 def learn_columns(blocks: Singles, t: int, block: int, seen: Floats, y: int, weight: float) -> None:
     """Add the columns of a row, float64 (3, m) as prepared, to those of class y (Welford 1962, weighted)."""
     m = seen.shape[1]
@@ -74,7 +74,7 @@ def bucket_of(entries: int, index: int) -> int:
     return (index * 40503 >> 4) % (entries // WAYS) * WAYS
 
 
-@outlined
+@uncounted
 def find_entry(choices: Nodes, t: int, block: int, first: int, index: int, value: float, share: float) -> int:
     """Return the place of a hashed index in the table of a leaf; -1 if not there, -2 if the leaf does not look at it.
 
@@ -89,7 +89,7 @@ def find_entry(choices: Nodes, t: int, block: int, first: int, index: int, value
     return -1
 
 
-@outlined
+@uncounted
 def claim_entry(
     settings: Floats, blocks: Singles, choices: Nodes, t: int, block: int, first: int, at: int, sums: int, index: int,
     value: float, weight: float,
@@ -119,7 +119,7 @@ def claim_entry(
     return place
 
 
-@outlined
+@uncounted
 def learn_entries(
     settings: Floats, blocks: Singles, choices: Nodes, t: int, block: int, m: int, classes: int, indices: Nodes,
     values: Singles, low: int, high: int, y: int, weight: float,
@@ -134,9 +134,9 @@ def learn_entries(
             blocks[t, block, at + entries + place * classes + y] += np.float32(weight)
 
 
-@outlined
-def halve(counts: Singles, blocks: Singles, t: int, node: int, block: int, m: int) -> None:
-    """Halve all weights of a leaf, so that they stay in the range in which a float32 counts exactly."""
+@uncounted
+def halve(counts: Singles, blocks: Singles, t: int, node: int, block: int, m: int, end: int) -> None:
+    """Halve all weights of a leaf, in the first `end` numbers of its block: a float32 counts exactly in a range."""
     half, classes = np.float32(0.5), counts.shape[2]
     for k in range(classes):
         counts[t, node, k] *= half
@@ -146,5 +146,5 @@ def halve(counts: Singles, blocks: Singles, t: int, node: int, block: int, m: in
             blocks[t, block, at + SQUARES * m + j] *= half
     for i in range(HEAD):
         blocks[t, block, i] *= half
-    for i in range(HEAD + PARTS * classes * m, blocks.shape[2]):
+    for i in range(HEAD + PARTS * classes * m, end):
         blocks[t, block, i] *= half

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from everlearn._jit import merged
 from everlearn._random import uniform
-from everlearn.families.kernel_parts import outlined
+from everlearn.families.kernel_parts import outlined, uncounted
 from everlearn.families.trees.layout import (
     BACKGROUND,
     CHOICES,
@@ -44,7 +44,7 @@ Nodes = NDArray[np.int32]
 DRAWN_COLUMNS = 0x5EED  # what the keys of draws of columns are mixed with
 
 
-@outlined
+@uncounted
 def take_pair(trees: Ints, t: int, nodes: Nodes) -> int:
     """Return the first of two free neighbouring nodes, or -1."""
     pair = trees[t, FREE_PAIR]
@@ -56,7 +56,7 @@ def take_pair(trees: Ints, t: int, nodes: Nodes) -> int:
     return int(pair)
 
 
-@outlined
+@uncounted
 def take_block(trees: Ints, t: int, choices: Nodes) -> int:
     """Return a free block, or -1."""
     block = trees[t, FREE_BLOCK]
@@ -68,7 +68,7 @@ def take_block(trees: Ints, t: int, choices: Nodes) -> int:
     return int(block)
 
 
-@outlined
+@uncounted
 def free_block(trees: Ints, t: int, choices: Nodes, block: int) -> None:
     """Put a block back."""
     choices[t, block, NODE] = NONE
@@ -76,7 +76,7 @@ def free_block(trees: Ints, t: int, choices: Nodes, block: int) -> None:
     trees[t, FREE_BLOCK] = block
 
 
-@outlined
+@uncounted
 def open_leaf(
     settings: Floats, drawn: int, columns: int, trees: Ints, t: int, nodes: Nodes, blocks: Singles, choices: Nodes,
     node: int, block: int,
@@ -128,7 +128,7 @@ def free_tree(trees: Ints, t: int, nodes: Nodes, choices: Nodes, place: int) -> 
 def room_finder(promised: Callable[..., float]) -> Callable[..., tuple[int, int]]:
     """Return the compiled search for room; `promised(counts, t, node, visits)` is what a leaf promises."""
 
-    @outlined
+    @uncounted
     def find_room(
         behind: bool, trees: Ints, t: int, nodes: Nodes, counts: Singles, blocks: Singles, choices: Nodes, least: float,
         pairs: int,

@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from everlearn._jit import merged
 from everlearn._random import uniform
 from everlearn.drift.detectors import adwin_reset, adwin_step
-from everlearn.families.kernel_parts import block_rows, first_fault
+from everlearn.families.kernel_parts import block_rows, first_fault, uncounted
 from everlearn.families.trees.columns import count, prepare
 from everlearn.families.trees.layout import (
     BACKGROUND,
     DETECTS,
     FIRST,
     NONE,
-    PREPARED,
     RATE,
     ROOT,
     SEED,
+    SEEN,
     SIZES,
     STEP,
     SWAPS,
@@ -90,7 +90,7 @@ def predicting(kind: Kind) -> Callable[..., int]:
         fault = fault_of(hashed, indptr, indices, values)
         if fault == 0:
             width, columns = counts.shape[2], dense.shape[1]
-            rows, seen = np.empty((1, PREPARED, columns)), np.empty((PREPARED, drawn))
+            rows, seen = np.empty((1, SEEN, columns)), np.empty((SEEN, drawn))
             p, votes, targets = np.empty((2, width)), np.empty((1, width)), np.empty((1, TARGETS))
             for i in range(len(indptr) - 1):
                 prepare(dense, i, moments, rows, 0)
@@ -126,7 +126,7 @@ def member_learning(kind: Kind) -> Callable[..., None]:
     default, answer, vote, missed = kind.default, kind.answer, kind.vote, kind.missed
     find_room, learn_at = kind.find_room, kind.learn_at
 
-    @merged
+    @uncounted
     def learn_member(
         settings: Floats, table: Floats, drawn: int, trees: Ints, t: int, nodes: Nodes, counts: Singles,
         blocks: Singles, choices: Nodes, windows: Floats, rows: Floats, targets: Floats, numbers: Ints, start: int,
@@ -201,8 +201,8 @@ def learning(kind: Kind) -> Callable[..., int]:
             fault = fault_of(y, out)
         n, columns, width = (len(indptr) - 1 if fault == 0 else 0), dense.shape[1], counts.shape[2]
         most = block_rows(columns)
-        rows, votes, targets = np.empty((most, PREPARED, columns)), np.empty((most, width)), np.zeros((most, TARGETS))
-        seen, p, numbers = np.empty((PREPARED, drawn)), np.empty((2, width)), np.empty(most, np.int64)
+        rows, votes, targets = np.empty((most, SEEN, columns)), np.empty((most, width)), np.zeros((most, TARGETS))
+        seen, p, numbers = np.empty((SEEN, drawn)), np.empty((2, width)), np.empty(most, np.int64)
         first, step, none = int(settings[FIRST]), int(settings[STEP]), np.full(most, NONE)
         for start in range(0, n, most):
             held = min(most, n - start)

@@ -23,8 +23,10 @@ NUMBER_SHARE = 0.8  # of the columns that a leaf of a forest of numbers looks at
 # the losses of a regression, by the names that the gate has for them
 LOSSES: dict[str, LossKind] = {"squared": "squared", "absolute": "absolute", "quantile": "pinball"}
 ENTRIES = 64  # hashed entries that a leaf observes
-SHRINK = {"tree": 10.0, "forest": 0.1}  # rows of the stream's variance in each variance of a leaf
+SHRINK = {"tree": 10.0, "forest": 0.1}  # rows of the prior variance in each variance of a leaf
 TIE = 0.05  # a bound below which the better of two splits is taken (Domingos & Hulten 2000)
+PARENTAL = 6  # the layout since which `prior` is "parent" for classes
+PARENT, STREAM = "parent", "stream"
 TWICE_ROOTED = 5  # the layout since which it is the share of forests of classes
 TWICE_ROOT = "twice_root"  # of the columns, and 0.3 of them at least
 HASHED_SHARE = 0.5  # of hashed entries at a leaf of a forest without dense columns
@@ -38,8 +40,9 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     columns) of them. None is 0.8 for numbers, and max(sqrt(columns) + 1, 0.3 columns) for classes, as before layout 5.
     `memory` is the budget of all arrays of nodes and leaves in bytes. A leaf is examined after each
     `grace` of weight, and split with a confidence of 1 - `delta`. Each row counts as often as a Poisson number with
-    mean `rate` says (None: 6, and 3 for numbers); 0 is once. `drift` replaces trees whose errors rise. `seed` decides
-    all draws.
+    mean `rate` says (None: 6, and 3 for numbers); 0 is once. `drift` replaces trees whose errors rise. `prior` says
+    towards which variances those of a leaf of classes are drawn: those of its "parent", or of the "stream" as before
+    layout 6; None, which numbers have, is that of the layout. `seed` decides all draws.
 
     `loss` is that of a regression: "squared", "absolute", or "quantile", of which `loss_parameter` (0.5) is the share.
     All grow the same trees, by variance; the leaves answer with a mean, or with a running quantile.
@@ -57,6 +60,7 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     delta: float = 0.01
     rate: float | None = None
     drift: bool = True
+    prior: Literal["parent", "stream"] | None = None
     loss: str | None = None
     loss_parameter: float | None = None
     seed: int = 0
@@ -76,6 +80,8 @@ def read(spec: Mapping[str, Any]) -> TreeSettings:
         given.setdefault("classes", 2)
     if family == "forest" and given.get("task") != "regression" and specs.layout(spec, family) >= TWICE_ROOTED:
         given.setdefault("share", TWICE_ROOT)
+    if given.get("task") != "regression":
+        given.setdefault("prior", PARENT if specs.layout(spec, family) >= PARENTAL else STREAM)
     settings = specs.convert(given, TreeSettings, family, {})
     if settings.trees is None:
         settings = msgspec.structs.replace(settings, trees=10 if family == "forest" else 1)
@@ -88,7 +94,7 @@ def read(spec: Mapping[str, Any]) -> TreeSettings:
     _check(settings)
     if settings.memory is None:
         settings = msgspec.structs.replace(settings, memory=max(MEMORY[family], _roomy(settings)))
-    least = layout.needed(*_sizes(settings), columns=settings.dense)
+    least = layout.needed(*_sizes(settings), columns=settings.dense, quick=settings.prior == PARENT)
     _expect(settings, (settings.memory or 0) >= least, "memory", f"at least {least} bytes for rows of this shape")
     return settings
 
@@ -128,7 +134,9 @@ def drawn(settings: TreeSettings) -> int:
 
 def sizes(settings: TreeSettings) -> layout.Shapes:
     """Return the sizes of each tree."""
-    return layout.shapes(settings.memory or 0, *_sizes(settings), columns=settings.dense)
+    return layout.shapes(
+        settings.memory or 0, *_sizes(settings), columns=settings.dense, quick=settings.prior == PARENT
+    )
 
 
 def kernel_settings(settings: TreeSettings) -> Floats:
@@ -142,7 +150,8 @@ def kernel_settings(settings: TreeSettings) -> Floats:
     found: Floats = np.zeros(layout.SETTINGS)
     found[layout.SEED] = settings.seed
     found[[layout.GRACE, layout.BITS, layout.TIE]] = settings.grace, -math.log(settings.delta), TIE
-    found[[layout.SHRINK, layout.RATE]] = SHRINK[settings.family], settings.rate or 0.0
+    times = max(settings.rate or 0.0, 1.0) if settings.family == "tree" and settings.prior == PARENT else 1.0
+    found[[layout.SHRINK, layout.RATE]] = SHRINK[settings.family] * times, settings.rate or 0.0
     found[[layout.SHARE, layout.DETECTS, layout.STEP]] = share, settings.drift, 1.0
     loss = own_loss(settings)
     if loss is not None and loss.kind != "squared":
@@ -163,7 +172,7 @@ def own_loss(settings: TreeSettings) -> Loss | None:
 
 def _roomy(settings: TreeSettings) -> int:
     """Return the bytes of trees of `ROOMY` blocks each."""
-    return layout.needed(*_sizes(settings), blocks=ROOMY, columns=settings.dense)
+    return layout.needed(*_sizes(settings), blocks=ROOMY, columns=settings.dense, quick=settings.prior == PARENT)
 
 
 def _sizes(settings: TreeSettings) -> tuple[int, int, int, int]:
@@ -180,11 +189,13 @@ def _check(settings: TreeSettings) -> None:
         _expect(settings, classes == 2, "classes", "2 for task 'binary'")
     if settings.task == "regression":
         _expect(settings, classes == 0, "classes", "0 for task 'regression'")
+        _expect(settings, settings.prior is None, "prior", "none for task 'regression'")
         known = ", ".join(map(repr, LOSSES))
         _expect(settings, settings.loss in LOSSES, "loss", f"one of {known}; the family 'linear' has 'huber'")
     else:
         _expect(settings, 2 <= classes <= 1 << 16, "classes", "2 to 65536")
         _expect(settings, settings.loss is None, "loss", f"none for task {settings.task!r}")
+        _expect(settings, settings.prior is not None, "prior", "'parent' or 'stream'")
     if settings.loss == "quantile":
         right = 0.0 < (settings.loss_parameter or 0.0) < 1.0
         _expect(settings, right, "loss_parameter", "a share between 0 and 1 for loss 'quantile'")

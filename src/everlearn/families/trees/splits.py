@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.kernel_parts import inlined, outlined
+from everlearn.families.kernel_parts import inlined, uncounted
 from everlearn.families.trees.layout import (
     CHOICES,
     HEAD,
@@ -30,6 +30,7 @@ from everlearn.records import Floats, Singles
 Nodes = NDArray[np.int32]
 
 THRESHOLDS = 10
+ENTROPY_ERROR = 1e-5  # bits; more than tables and sums round
 LEAST_BRANCH = 0.01  # share of the rows that the smaller branch has at least
 GAIN, SECOND_GAIN, WHERE, AT = range(4)  # of the best split: gains, column (-1 less a hashed index) and threshold
 BEST = 4  # numbers
@@ -100,7 +101,32 @@ def entropy_of(whole: Floats, kinds: int, table: Floats) -> tuple[float, float]:
     return information(total, table) - parts, total
 
 
-@outlined
+@uncounted
+def may_gain(
+    counts: Singles, blocks: Singles, choices: Nodes, t: int, node: int, block: int, m: int, known: float,
+    whole: Floats, least: float, table: Floats,
+) -> bool:  # fmt: skip
+    """Return False if no split of a leaf can gain `least`, since its classes have less entropy than that."""
+    classes = len(whole)
+    for j in range(m):
+        same = j > 0
+        for k in range(classes):
+            weight = np.float64(blocks[t, block, HEAD + k * PARTS * m + WEIGHT * m + j])
+            same = same and weight == whole[k]
+            whole[k] = weight
+        if not same:
+            entropy, total = entropy_of(whole, classes, table)
+            if entropy * min(1.0, total / known) > (least - ENTROPY_ERROR) * total:
+                return True
+    if choices.shape[2] == CHOICES + m:
+        return False
+    for k in range(classes):
+        whole[k] = counts[t, node, k]
+    entropy, total = entropy_of(whole, classes, table)
+    return entropy > (least - ENTROPY_ERROR) * total
+
+
+@uncounted
 def try_column(
     blocks: Singles, t: int, block: int, m: int, j: int, second: float, column: int, known: float, best: Floats,
     normals: Floats, whole: Floats, left: Floats, table: Floats,
@@ -130,7 +156,7 @@ def try_column(
     remember(best, most, column, where)
 
 
-@outlined
+@uncounted
 def try_entries(
     counts: Singles, blocks: Singles, choices: Nodes, t: int, node: int, block: int, m: int, best: Floats,
     whole: Floats, left: Floats, table: Floats,
@@ -150,7 +176,7 @@ def try_entries(
         remember(best, gain(left, whole, classes, entropy, total, table), -1 - choices[t, block, first + place], 0.0)
 
 
-@outlined
+@uncounted
 def divide(
     counts: Singles, blocks: Singles, choices: Nodes, t: int, node: int, block: int, m: int, second: float,
     best: Floats, normals: Floats, left: Floats, table: Floats,

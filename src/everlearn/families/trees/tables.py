@@ -16,6 +16,7 @@ DRAWS = LOGS + (1 << LOG_BITS) + 1  # where the Poisson distribution begins
 LARGEST_DRAW = 64
 GUIDES = DRAWS + LARGEST_DRAW  # where the first candidates of draws begin
 GUIDE_STEPS = 256
+SMALLEST, LOG_2 = 2.2250738585072014e-308, math.log(2.0)
 LOW_BITS = 23 - LOG_BITS
 
 
@@ -62,6 +63,19 @@ def information(v: float, table: Floats) -> float:
     i = LOGS + ((bits >> LOW_BITS) & ((1 << LOG_BITS) - 1))
     rest = (bits & ((1 << LOW_BITS) - 1)) * (1.0 / (1 << LOW_BITS))
     return v * ((bits >> 23) - 127 + table[i] + (table[i + 1] - table[i]) * rest)  # type: ignore[no-any-return]
+
+
+@inlined
+def logarithm(v: float, table: Floats) -> float:
+    """Return the natural logarithm of a number above 0, to 1e-7; it is that of the smallest normal number below that.
+
+    >>> abs(logarithm(10.0, tables(6.0)) - 2.30258509) < 1e-7
+    True
+    """
+    bits = np.float64(max(v, SMALLEST)).view(np.int64)
+    i = LOGS + ((bits >> (52 - LOG_BITS)) & ((1 << LOG_BITS) - 1))
+    rest = (bits & ((1 << (52 - LOG_BITS)) - 1)) * (1.0 / (1 << (52 - LOG_BITS)))
+    return LOG_2 * ((bits >> 52) - 1023 + table[i] + (table[i + 1] - table[i]) * rest)  # type: ignore[no-any-return]
 
 
 @inlined
