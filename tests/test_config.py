@@ -184,7 +184,7 @@ def test_a_file_of_all_settings_reads_back(tmp_path: Path) -> None:
 
 
 def test_a_stored_spec_holds_every_setting_and_its_format() -> None:
-    given = config.convert({"schema": SCHEMA})
+    given = config.convert({"schema": SCHEMA, "model": {"family": "auto"}})
     held = config.stored(given)
     assert held["format"] == config.FORMAT
     assert (held["schema"]["layout"], held["model"]["layout"]) == (1, 6)
@@ -295,10 +295,11 @@ PAIRS: dict[str, Any] = {"label": "chosen", "task": "preference", "fields": {"pr
 
 
 def test_preferences_have_their_own_defaults_and_a_file_may_set_others(tmp_path: Path) -> None:
-    plain = config.convert({"schema": PAIRS})
+    language = {"schema": PAIRS, "model": {"family": "preference"}}
+    plain = config.convert(language)
     assert (plain.tick, plain.gate.minimum, plain.replay.bytes) == (16, 50, 64 << 20)
     usual = {"tick": 100, "gate": {"minimum": 500, "alpha": 0.1}, "replay": {"bytes": 1 << 20}}
-    given = config.convert({"schema": PAIRS, **usual})
+    given = config.convert({**language, **usual})
     assert (given.tick, given.gate.minimum, given.gate.alpha, given.replay.bytes) == (100, 500, 0.1, 1 << 20)
     for one in (plain, given):
         config.save(one, tmp_path / "everlearn.toml")

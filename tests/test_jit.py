@@ -52,7 +52,7 @@ def test_arrays_that_may_be_written_are_not_compiled_as_read_only() -> None:
     assert len(write.overloads) == 1
 
 
-COMPILED = {"bare", "exact_kernel", "inlined", "kernel", "merged", "outlined"}
+COMPILED = {"bare", "exact_kernel", "inlined", "kernel", "merged", "outlined", "uncounted"}
 
 
 def decorators(node: ast.FunctionDef) -> set[str]:

@@ -32,7 +32,7 @@ FAMILIES["registered"] = "everlearn.bridges.mlflow:build"  # begins as a model o
 
 # The newest layout of each family: features, arrays, settings. 1 has the settings of release 0.1.0, some retired; up
 # to 2 linear models have the optimiser "quick", since 3 "blend"; since 4 they forget bad stretches; since 5 forests
-# have "twice_root" and mixes `patience`, since 6 trees `prior` and mixes `reach`. One number, as a home may hold others.
+# have "twice_root" and mixes `patience`, since 6 trees `prior` and mixes `reach`. One number: a home may hold others.
 LAYOUTS = dict.fromkeys(FAMILIES, 6)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 

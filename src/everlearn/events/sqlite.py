@@ -17,17 +17,8 @@ from everlearn.errors import ConfigError, LogError
 from everlearn.events import file, seals
 from everlearn.events.deduplication import DIGEST
 from everlearn.events.rows import (
-    IS_RARE,
-    RARE,
-    Row,
-    check_agreement,
-    check_kinds,
-    check_usable,
-    events_of,
-    row,
-    rows_of,
-    tombstone,
-)
+    IS_RARE, RARE, Row, check_agreement, check_kinds, check_usable, events_of, row, rows_of, tombstone,
+)  # fmt: skip
 from everlearn.events.seals import ChainCheck
 from everlearn.records import Erased, Event, Payload
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.kernel_parts import inlined, merged, mislabelled, uncounted
+from everlearn._jit import merged
+from everlearn.families.kernel_parts import inlined, mislabelled, uncounted
 from everlearn.families.trees.growing import Observing, find_room, growing
 from everlearn.families.trees.layout import TARGET
 from everlearn.families.trees.leaves import largest, predict_leaf

@@ -17,7 +17,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.kernel_parts import inlined, merged, outlined, uncounted
+from everlearn._jit import merged
+from everlearn.families.kernel_parts import inlined, outlined, uncounted
 from everlearn.families.trees.layout import (
     BAYES_RIGHT,
     CHOICES,
