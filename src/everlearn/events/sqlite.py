@@ -10,14 +10,22 @@ from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from time import time as now
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from everlearn.errors import ConfigError, LogError
 from everlearn.events import file, seals
 from everlearn.events.deduplication import DIGEST
 from everlearn.events.rows import (
-    IS_RARE, RARE, Row, check_agreement, check_kinds, check_usable, events_of, row, rows_of, tombstone,
+    IS_RARE,
+    RARE,
+    Row,
+    check_agreement,
+    check_kinds,
+    check_usable,
+    events_of,
+    row,
+    rows_of,
+    tombstone,
 )  # fmt: skip
 from everlearn.events.seals import ChainCheck
 from everlearn.records import Erased, Event, Payload
@@ -475,9 +483,7 @@ class SqliteLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check_usable(self) -> None:
