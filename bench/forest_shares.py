@@ -1,7 +1,7 @@
 """What share of the columns the leaves of a forest should look at, on generated streams and on real ones.
 
     python bench/forest_shares.py [--seeds 2] [--rows 20000] [--real] [--shares none twice_root 0.6 0.8]
-    python bench/forest_shares.py --layouts 5 6 [--family tree] [--plain] [--seeds 1] [--real]
+    python bench/forest_shares.py --layouts 5 6 [--family tree|auto] [--plain] [--seeds 1] [--real]
 
 For each share: accuracy in points, log loss, and rows a second of CPU time as a multiple, all beside the first one
 ("none": the default of layout 4, max(sqrt(columns) + 1, 0.3 columns)). Labels come at once, and each row is predicted
@@ -67,7 +67,7 @@ def main() -> None:
     arguments.add_argument("--real", action="store_true")
     arguments.add_argument("--shares", nargs="+", default=["none", "twice_root", "0.6", "0.8"])
     arguments.add_argument("--layouts", nargs="+", type=int, default=[])
-    arguments.add_argument("--family", choices=("forest", "tree"), default="forest")
+    arguments.add_argument("--family", choices=("forest", "tree", "auto"), default="forest")
     arguments.add_argument("--plain", action="store_true")
     given = arguments.parse_args()
     plain = {"rate": 0.0, "drift": False, "grace": 200.0, "delta": 0.001} if given.plain else {}
