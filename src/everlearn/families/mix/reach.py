@@ -24,6 +24,7 @@ def bound(y: Floats, weight: Singles, reach: float, state: Floats) -> Floats:
 
     Labels that are not finite, or whose weight is not a finite number above 0, are not learned: they stay as they are.
 
+    >>> import numpy as np
     >>> state = np.zeros(3)
     >>> usual = np.tile([1.0, 3.0], 100)
     >>> bool((bound(usual, np.ones(200, np.float32), 1000.0, state) == usual).all())

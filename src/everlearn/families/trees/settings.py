@@ -105,7 +105,7 @@ def with_memory(spec: Mapping[str, Any], memory: int) -> dict[str, Any]:
     >>> with_memory({"family": "forest", "task": "binary", "dense": 8}, 8 << 20)["memory"]
     8388608
     >>> with_memory({"family": "forest", "task": "multiclass", "classes": 100, "dense": 1000}, 8 << 20)["memory"] >> 20
-    92
+    110
     """
     return {**spec, "memory": max(memory, _roomy(read(spec)))}
 
