@@ -30,7 +30,7 @@ def bound(y: Floats, weight: Singles, reach: float, state: Floats) -> Floats:
     >>> bool((bound(usual, np.ones(200, np.float32), 1000.0, state) == usual).all())
     True
     >>> bound(np.array([500.0, 1e9]), np.ones(2, np.float32), 1000.0, state).round().tolist()
-    [500.0, 4468.0]
+    [500.0, 3506.0]
     """
     out: Floats = y.copy()
     for i in range(len(y)):
