@@ -118,7 +118,7 @@ class ReferenceTree:
         for j, column in enumerate(self.columns):
             spread, second = column.spread, column.second
             if leaf.variances is not None and leaf.variances[j] > 0.0 and spread > 0.0:
-                spread = float(leaf.variances[j])
+                spread = max(float(leaf.variances[j]), 1e-6 * spread)
             found.append((spread, second, column.share if second is not None else 0.0))
         return found
 

@@ -54,6 +54,23 @@ def test_rows_may_be_cut_anywhere_while_trees_are_replaced(family: str, cut: int
         assert array.tobytes() == parts.arrays[name].tobytes()
 
 
+def test_a_column_that_became_constant_never_makes_an_answer_that_is_no_number() -> None:
+    """The variance that leaves hand on falls at each split, and its inverse would leave the range of float32."""
+    draw = np.random.default_rng(0)
+    x = draw.random((8000, 3))
+    x[50:, 1] = 0.25
+    y = np.floor(8 * x[:, 0]) % 2
+    model = tree_of(3, drift=False)
+    learned(model, x[:4000], y[:4000])
+    blocks = model.arrays["blocks"]
+    at = layout.HEAD + layout.PARTS * 2 * 3 + 2 * 3 + 2 * 2 + 1  # of column 1, see `scores.scales_at`
+    held = blocks[0, :, at] > 0.0
+    assert held.sum() > 10
+    blocks[0, held, at] = 1e-42  # as after some twenty splits
+    assert np.isfinite(learned(model, x[4000:], y[4000:])).all()
+    assert np.isfinite(blocks).all()
+
+
 def test_members_are_independent() -> None:
     """A member of a forest of three is that of a forest of two: members may be learned side by side."""
     x, y = boxes(1500, seed=3)

@@ -52,6 +52,7 @@ from everlearn.families.trees.layout import (
 )
 from everlearn.families.trees.leaves import LEAST_SHRINK
 from everlearn.families.trees.model import Trees
+from everlearn.families.trees.scores import LEAST_PART
 from everlearn.records import Batch, Floats, Singles
 
 DRAWN_ENTRIES = 0x4A5D  # as `observers.is_drawn` mixes keys
@@ -202,7 +203,9 @@ def log_likelihoods(observed: Floats, row: Floats, dials: Floats, variances: Flo
     and a constant column have 0. `variances` (m,) are those of the parent of the leaf, 0 where there are none.
     """
     value, spread, second = row[VALUE], row[SPREAD], row[SECOND]
-    toward = spread if variances is None else np.where(variances > 0.0, variances, spread)
+    toward = spread
+    if variances is not None:
+        toward = np.where(variances > 0.0, np.maximum(variances, LEAST_PART * spread), spread)
     n, mean, squares = observed[:, WEIGHT], observed[:, MEAN], observed[:, SQUARES]
     shrink = dials[SHRINK]
     used = ~np.isnan(value) & (spread > 0.0)

@@ -45,6 +45,7 @@ from everlearn.records import Floats, Singles
 Nodes = NDArray[np.int32]
 
 PARENTAL = 1.0  # rows of the inherited variance in the variance that a leaf gives to its children
+LEAST_PART = 1e-6  # of the variance in the stream, in that of a parent: in constant columns it falls at each split
 SMALLEST = 1e-9  # weight of a value of a binary column
 FURTHEST = -40.0  # of a logarithm below the largest, from which on a probability counts as 0
 
@@ -80,8 +81,8 @@ def gather(rows: Floats, b: int, choices: Nodes, t: int, block: int, seen: Float
 @inlined
 def variance_of(blocks: Singles, t: int, block: int, at: int, j: int, seen: Floats) -> float:
     """Return the variance towards which those of column j are drawn; that of the stream where there is none."""
-    found = np.float64(blocks[t, block, at + j])
-    return found if found > 0.0 else seen[SPREAD, j]
+    found, spread = np.float64(blocks[t, block, at + j]), seen[SPREAD, j]
+    return max(found, LEAST_PART * spread) if found > 0.0 else spread  # type: ignore[no-any-return]
 
 
 @inlined
