@@ -413,8 +413,9 @@ def _spec_of_home(spec: Spec, home: Path) -> Spec:
     """Return the spec with the model of an existing home, where the spec leaves it out."""
     if spec.model or not exists(home):
         return spec
-    with Loop(spec, home, behind=True) as loop:
+    with suppress(EverlearnError), Loop(spec, home, behind=True) as loop:  # the real loop will raise it again
         return msgspec.structs.replace(spec, model=loop.spec.model)
+    return spec
 
 
 def warm(spec: Spec, folder: str) -> None:
