@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from everlearn.spec import Spec
     from everlearn.stream import Stream
 
-TASKS = ("anomaly", "forecast", "bandit", "regression", "classes")  # that `init` takes; else the label says
+JOBS = ("anomaly", "forecast", "bandit")  # tasks with a model each
+TASKS = (*JOBS, "regression", "classes")  # that `init` takes; else the label says
 WARM_ROWS, WARM_PART, WARM_FEWEST = 500, 20, 50  # a warm start: at most, one row in, and not on fewer
 
 
@@ -155,7 +156,7 @@ def init(
     schema = spec.schema
     screen.print(f"[bold]{escape(about)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
     surveying.show(survey)
-    if task not in TASKS[:3] and (why := default_model.chosen(schema.task, shape(schema))[1]):
+    if task not in JOBS and (why := default_model.chosen(schema.task, shape(schema))[1]):
         screen.print(f"model: the linear model alone, since there are {why}", highlight=False, soft_wrap=True)
     if spec.warm_start:
         screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 ALERTS = 0.01  # the share of rows that are alerts
 SERIES = 64  # kept by the family `forecast`, by default
-KEYED = HASHED  # kinds of fields that are hashed, and so name a series
 WAIT = 60.0  # seconds after which a row without a label is learned as a normal one
 
 
@@ -100,8 +99,8 @@ def series(rows: Stream) -> list[str]:
             newest[key] = max(at, before)
             count, back, same = count + 1, back + (at < before), same + (at == before)
     time = next(name for name, kind in fields.items() if kind == "datetime")
-    keys = [name for name, kind in fields.items() if kind in KEYED]
-    unused = [name for name, kind in fields.items() if kind not in KEYED and name != time]
+    keys = [name for name, kind in fields.items() if kind in HASHED]
+    unused = [name for name, kind in fields.items() if kind not in HASHED and name != time]
     notes = [f"{len(newest):,} series, one for each value of {', '.join(keys)}"] if keys else []
     if len(newest) > SERIES:
         notes.append(f"only {SERIES} series are kept; set series = {len(newest)} in [model]")

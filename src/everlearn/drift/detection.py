@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.drift.detectors import adwin_reset, ddm_reset
 from everlearn.drift.kernels import (
     ADWIN,
     BLOCK,
@@ -87,9 +88,9 @@ def start(spec: DriftSpec, seed: int = 0) -> Arrays:
         change=np.array([-1, 0, 0], np.int64),
     )
     if detector == DDM:
-        parts.sums[4] = np.inf  # the best mean so far
-    if detector == ADWIN:
-        parts.sizes[-1] = 1  # a row is in use
+        ddm_reset(parts.sums)
+    elif detector == ADWIN:
+        adwin_reset(parts.buckets, parts.sizes, parts.sums)
     return parts._asdict()
 
 

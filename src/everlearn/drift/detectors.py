@@ -11,12 +11,12 @@ import math
 
 import numpy as np
 
-from everlearn._jit import outlined
+from everlearn._jit import exact_kernel, outlined
 from everlearn._random import uniform
 from everlearn.records import Floats, Ints
 
 
-@outlined
+@exact_kernel
 def page_hinkley_reset(sums: Floats, lowest: float, highest: float) -> None:
     """Reset `sums`, float64 (6,). The extremes before the first value are 0 and 0 for a CUSUM, inf and -1 in River."""
     sums[:] = 0.0
@@ -47,7 +47,7 @@ def page_hinkley_step(
     return level if rise >= fall else -level
 
 
-@outlined
+@exact_kernel
 def ddm_reset(sums: Floats) -> None:
     """Reset `sums`, float64 (6,)."""
     sums[:] = 0.0
@@ -74,7 +74,7 @@ def ddm_step(sums: Floats, value: float, minimum: int, warning: float, drift: fl
     return 1 if mean + error > sums[2] + warning * sums[3] else 0
 
 
-@outlined
+@exact_kernel
 def adwin_reset(buckets: Floats, sizes: Ints, sums: Floats) -> None:
     """Reset ADWIN's exponential histogram, in which a bucket of row r sums up 2**r values.
 

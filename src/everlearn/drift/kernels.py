@@ -263,9 +263,9 @@ def _run(
 
 # ---- the detectors, with one signature each for reset, past and level -----------------------------------------------
 #
-# A kernel for each detector, so that only the one in use is compiled. `reset` begins again, `past` takes the mean of a
-# block of the calibration stretch, in calibrated deviations, and its last value, and `level` passes the value of one
-# block to the detector and returns its level, negative where the values fell.
+# `reset` begins again, `past` takes the mean of a block of the calibration stretch, in calibrated deviations, and its
+# last value, and `level` passes the value of one block to the detector and returns its level, negative where the values
+# fell.
 
 
 @bare
@@ -281,18 +281,11 @@ def _page_hinkley_past(buckets: Floats, sizes: Ints, sums: Floats, ring: Floats,
 
 @bare
 def _page_hinkley_level(
-    dials: Dials,
-    numbers: Floats,
-    buckets: Floats,
-    sizes: Ints,
-    sums: Floats,
-    ring: Floats,
-    block: int,
-    seed: int,
+    dials: Dials, numbers: Floats, buckets: Floats, sizes: Ints, sums: Floats, ring: Floats, block: int, seed: int,
     value: float,
-) -> int:
-    limits = numbers[WARN_LIMIT], numbers[DRIFT_LIMIT]
-    return page_hinkley_step(sums, _scaled(numbers, value), 1, numbers[DELTA], limits[0], limits[1], 1.0)
+) -> int:  # fmt: skip
+    scaled = _scaled(numbers, value)
+    return page_hinkley_step(sums, scaled, 1, numbers[DELTA], numbers[WARN_LIMIT], numbers[DRIFT_LIMIT], 1.0)
 
 
 @exact_kernel
@@ -312,16 +305,9 @@ def _ddm_past(buckets: Floats, sizes: Ints, sums: Floats, ring: Floats, scaled: 
 
 @bare
 def _ddm_level(
-    dials: Dials,
-    numbers: Floats,
-    buckets: Floats,
-    sizes: Ints,
-    sums: Floats,
-    ring: Floats,
-    block: int,
-    seed: int,
+    dials: Dials, numbers: Floats, buckets: Floats, sizes: Ints, sums: Floats, ring: Floats, block: int, seed: int,
     value: float,
-) -> int:
+) -> int:  # fmt: skip
     return ddm_step(sums, _scaled(numbers, value), 30, dials.warn_quantile, dials.drift_quantile, 1.0)
 
 
@@ -331,27 +317,15 @@ def _run_ddm(parts: DetectorState, dials: Dials, values: Floats, levels: NDArray
 
 
 @bare
-def _adwin_reset(buckets: Floats, sizes: Ints, sums: Floats) -> None:
-    adwin_reset(buckets, sizes, sums)
-
-
-@bare
 def _adwin_past(buckets: Floats, sizes: Ints, sums: Floats, ring: Floats, scaled: float, newest: float) -> None:
     adwin_insert(buckets, sizes, sums, scaled / 4.0)
 
 
 @bare
 def _adwin_level(
-    dials: Dials,
-    numbers: Floats,
-    buckets: Floats,
-    sizes: Ints,
-    sums: Floats,
-    ring: Floats,
-    block: int,
-    seed: int,
+    dials: Dials, numbers: Floats, buckets: Floats, sizes: Ints, sums: Floats, ring: Floats, block: int, seed: int,
     value: float,
-) -> int:
+) -> int:  # fmt: skip
     # ADWIN's bound is for values in an interval of length one: it is given four deviations
     scaled, loose, clock = _scaled(numbers, value) / 4.0, WARNING * dials.sensitivity, max(1, 32 // block)
     return adwin_step(buckets, sizes, sums, scaled, dials.sensitivity, loose, clock, 5.0, 10.0, numbers[INFLATION])
@@ -359,7 +333,7 @@ def _adwin_level(
 
 @exact_kernel
 def _run_adwin(parts: DetectorState, dials: Dials, values: Floats, levels: NDArray[np.int8]) -> None:
-    _run(parts, dials, values, levels, _adwin_reset, _adwin_past, _adwin_level)
+    _run(parts, dials, values, levels, adwin_reset, _adwin_past, _adwin_level)
 
 
 @bare
@@ -375,16 +349,9 @@ def _kswin_past(buckets: Floats, sizes: Ints, sums: Floats, ring: Floats, scaled
 
 @bare
 def _kswin_level(
-    dials: Dials,
-    numbers: Floats,
-    buckets: Floats,
-    sizes: Ints,
-    sums: Floats,
-    ring: Floats,
-    block: int,
-    seed: int,
+    dials: Dials, numbers: Floats, buckets: Floats, sizes: Ints, sums: Floats, ring: Floats, block: int, seed: int,
     value: float,
-) -> int:
+) -> int:  # fmt: skip
     recent = ring.shape[0] // 5
     every = max(1, recent // 8)
     alpha = min(1.0, every * block / PER) * dials.sensitivity

@@ -26,7 +26,7 @@ from everlearn.events.rows import (
     row,
     rows_of,
     tombstone,
-)  # fmt: skip
+)
 from everlearn.events.seals import ChainCheck
 from everlearn.records import Erased, Event, Payload
 
